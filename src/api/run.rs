@@ -1,0 +1,368 @@
+//! WorkflowRun: what to do once.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+
+/// What to do once: this task, on this repository, in this session, on this workspace.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "runledger.dev",
+    version = "v1alpha1",
+    kind = "WorkflowRun",
+    plural = "workflowruns",
+    singular = "workflowrun",
+    shortname = "wfr",
+    category = "runledger",
+    namespaced,
+    status = "WorkflowRunStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkflowRunSpec {
+    /// What kind of work this is, e.g. `builder`, `surgeon`, `reviewer`.
+    pub workflow_name: String,
+    /// What the agent is asked to do. Longer tasks go into a ConfigMap (`taskFrom`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Where the task is, if it is not in `task`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_from: Option<TaskFrom>,
+    /// The conversation that the run belongs to; one of its own where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionRef>,
+    /// The repository to work on; an empty folder where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<Repository>,
+    /// The volume to work on.
+    #[serde(default)]
+    pub workspace: RunWorkspace,
+    /// Which agent works.
+    #[serde(default)]
+    pub agent: Agent,
+    /// Where it is stopped.
+    #[serde(default)]
+    pub limits: Limits,
+    /// `Killed` stops the run for good.
+    #[serde(default)]
+    pub desired_state: DesiredState,
+    /// What of the pod can be chosen.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+}
+
+/// A task that is not in the manifest. Never a Secret: the ledger keeps the task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskFrom {
+    /// A key of a ConfigMap in the run's namespace.
+    pub config_map_key_ref: ConfigMapKeyRef,
+}
+
+/// A key of a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap.
+    pub name: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// A session by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRef {
+    /// Unique in the namespace.
+    pub name: String,
+}
+
+/// The repository to work on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Repository {
+    /// https (or http) URL without credentials.
+    pub url: String,
+    /// Branch to check out; the remote's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// Secret of type basic-auth (`username`, `password`, `hosts`; `ca.crt` for a private CA).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+    /// Whether and where to deliver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<Push>,
+}
+
+/// Delivery of a run's commits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Push {
+    /// When to push.
+    #[serde(default)]
+    pub when: PushWhen,
+    /// Remote branch that the final commit is pushed to, fast-forward only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+}
+
+/// When to push.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PushWhen {
+    /// Commits stay in the workspace.
+    #[default]
+    Never,
+    /// After a run that completed.
+    OnSuccess,
+    /// After every run.
+    Always,
+}
+
+/// The volume that a run works on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RunWorkspace {
+    /// Workspace of this namespace; after the session where absent, else after the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether the volume outlives the run. `false`: an emptyDir, lost with the pod.
+    #[serde(default = "yes")]
+    pub persistent: bool,
+    /// Size of a volume that is made for this run (and size limit of an emptyDir).
+    #[serde(default = "default_size")]
+    pub size: String,
+    /// StorageClass of a volume that is made for this run; the cluster's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class_name: Option<String>,
+}
+
+impl Default for RunWorkspace {
+    fn default() -> Self {
+        Self {
+            name: None,
+            persistent: true,
+            size: default_size(),
+            storage_class_name: None,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_size() -> String {
+    "10Gi".to_owned()
+}
+
+/// Which agent works. What is left out comes from the controller's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Any image with the Claude CLI on its PATH.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Model name or alias, as the CLI takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Most turns of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+    /// Secret with key `ANTHROPIC_API_KEY` (and `hosts`, if not for api.anthropic.com).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+}
+
+/// Where a run is stopped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Longest time from the agent's start, e.g. `45m`, `2h30m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+}
+
+/// What the user wants of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DesiredState {
+    /// Let it run.
+    #[default]
+    Running,
+    /// Stop it for good.
+    Killed,
+}
+
+/// What of a run's pod can be chosen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodTemplate {
+    /// Of the agent's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Labels that the node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that are tolerated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// RuntimeClass, e.g. of gVisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_class_name: Option<String>,
+    /// Secrets for pulling the agent's image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Added to the pod (`runledger.dev/…` is refused).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Added to the pod (`runledger.dev/…` is refused).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Where a run is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Accepted, and waiting for what `reason` says.
+    #[default]
+    Pending,
+    /// The agent works, or is being recovered.
+    Running,
+    /// The agent finished its task.
+    Completed,
+    /// Ended by what waiting can't cure.
+    Failed,
+    /// Stopped by desiredState, or deleted before its end.
+    Killed,
+}
+
+/// What became of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkflowRunStatus {
+    /// Where the run is in its life.
+    pub phase: Phase,
+    /// Why it is there, in one word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why it is there, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Accepted, WorkspaceReady, Ready, Reconciling, Stalled, Recorded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// The generation that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Number of the current pod, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// Name of the current pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
+    /// Uid of the current pod: the only one whose token the server accepts for this run.
+    #[serde(rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Id of the session in the ledger.
+    #[serde(rename = "sessionID", skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// Name of the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Name of the Workspace; absent where the volume is an emptyDir.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
+    /// When the agent first started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When the run ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// From start to completion, for people, e.g. `1m4s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// Tokens, cost and turns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
+    /// What changed in the repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitStatus>,
+    /// What changed, for people: `3 files +40 -2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<String>,
+    /// What the spec left open, as it was decided for this run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<Resolved>,
+}
+
+/// Tokens by kind, cost and turns of a run over all its attempts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UsageStatus {
+    /// Input tokens without cache.
+    pub input_tokens: u64,
+    /// Output tokens.
+    pub output_tokens: u64,
+    /// Input tokens read from the cache.
+    pub cache_read_tokens: u64,
+    /// Input tokens written to the cache.
+    pub cache_creation_tokens: u64,
+    /// The sum of the four.
+    pub total_tokens: u64,
+    /// US dollars with six decimals, e.g. `0.016280`.
+    #[serde(rename = "costUSD", skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<String>,
+    /// The SDK's number of turns.
+    pub turns: u32,
+    /// Requests whose end was not seen, and whose tokens are estimates.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub estimated_requests: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// What changed in the repository.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GitStatus {
+    /// URL without credentials.
+    pub repository: String,
+    /// Branch at the end.
+    pub branch: String,
+    /// HEAD before the agent.
+    pub initial_commit: String,
+    /// HEAD after the agent.
+    pub final_commit: String,
+    /// Commits between.
+    pub commits: u32,
+    /// Files that differ.
+    pub files: u32,
+    /// Lines added.
+    pub added: u64,
+    /// Lines removed.
+    pub removed: u64,
+    /// The remote branch that was pushed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<String>,
+}
+
+/// What the spec left open, as it was decided for this run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resolved {
+    /// Image of the agent.
+    pub agent_image: String,
+    /// Secret with the model's key.
+    pub secret_name: String,
+    /// Model, if one was named anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Most turns, if limited anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+}

@@ -1,0 +1,61 @@
+//! The records that other parts hand to the ledger. No SQL and no client here, so that the pure
+//! parts of the controller can build them.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::api::run::Phase;
+use crate::wire::{Changes, EarlierAttempt, Usage};
+
+/// A run as the controller mirrors it: everything that it knows, each time. Written twice, late or
+/// out of order it changes nothing that is already further on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRecord {
+    /// The run's `metadata.uid`.
+    pub run_id: Uuid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `spec.workflowName`.
+    pub workflow_name: String,
+    /// The task, where the controller knows it (`spec.task`); the supervisor's first message fills
+    /// it in otherwise.
+    pub task: Option<String>,
+    /// The session's id.
+    pub session_id: Uuid,
+    /// The session's name.
+    pub session_name: String,
+    /// `spec.repository.url`.
+    pub repository: Option<String>,
+    /// `spec.repository.branch`, replaced by the branch at the end.
+    pub branch: Option<String>,
+    /// Phase, in the CR's words.
+    pub phase: Phase,
+    /// Reason of the phase.
+    pub reason: Option<String>,
+    /// A sentence; for a run that ended badly it becomes `error_message`.
+    pub message: Option<String>,
+    /// Current attempt, from 1; 0 before the first pod.
+    pub attempt: u32,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// `status.startTime`.
+    pub started_at: Option<Timestamp>,
+    /// `status.completionTime`.
+    pub completed_at: Option<Timestamp>,
+    /// The Workspace's uid; nothing where the volume is an emptyDir.
+    pub workspace_id: Option<Uuid>,
+    /// Whether the volume outlives the run.
+    pub workspace_persistent: bool,
+    /// The model that answered, else the one that was asked for.
+    pub model: Option<String>,
+    /// The last attempt's own figures, once it has sealed itself.
+    pub usage: Option<Usage>,
+    /// Figures of earlier attempts that were handed in late.
+    pub earlier: Vec<EarlierAttempt>,
+    /// What changed, once the run is sealed.
+    pub changes: Option<Changes>,
+    /// From which sequence on the transcript is missing, should the flush have run out of time.
+    pub transcript_missing_from: Option<u64>,
+}

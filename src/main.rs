@@ -1,0 +1,3 @@
+//! The one binary: subcommands for each place that Runledger runs in.
+
+fn main() {}

@@ -1,0 +1,408 @@
+//! What travels between a pod's parts and the server, and what outlives them: events and their
+//! batches, the termination message, and the frames of the door between agent and supervisor.
+//! It owns the shapes and their limits; who sends what when is the business of `supervise`,
+//! `agent` and `server`.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// Tokens by kind. `input` excludes cache; the total is the sum of the four.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tokens {
+    /// Input tokens that no cache was involved in.
+    pub input: u64,
+    /// Output tokens.
+    pub output: u64,
+    /// Input tokens read from the cache.
+    pub cache_read: u64,
+    /// Input tokens written to the cache.
+    pub cache_creation: u64,
+}
+
+impl Tokens {
+    /// The sum of the four kinds.
+    pub fn total(&self) -> u64 {
+        self.input
+            .saturating_add(self.output)
+            .saturating_add(self.cache_read)
+            .saturating_add(self.cache_creation)
+    }
+}
+
+impl std::ops::Add for Tokens {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            output: self.output.saturating_add(other.output),
+            cache_read: self.cache_read.saturating_add(other.cache_read),
+            cache_creation: self.cache_creation.saturating_add(other.cache_creation),
+        }
+    }
+}
+
+/// What an attempt has used so far: cumulative over the attempt, so that the same figures written
+/// twice, or late, or out of order, change nothing (every writer takes the greater).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// As the metering proxy read them off the model's responses.
+    pub tokens: Tokens,
+    /// The SDK's cost of this attempt in micro-USD (its cumulative figure less what the session had
+    /// cost before). Absent until the SDK has named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_micro_usd: Option<u64>,
+    /// The SDK's number of turns in this attempt.
+    pub turns: u32,
+    /// Requests to the Messages API that were metered.
+    pub requests: u32,
+    /// Those of them that never ended, whose figures are therefore estimates.
+    pub estimated_requests: u32,
+}
+
+/// One event of a run. (run, attempt, sequence) is its key: sent twice, it changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// From 1, without gaps, within the attempt.
+    pub sequence: u64,
+    /// When the supervisor journalled it (UTC).
+    pub at: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EventBody,
+}
+
+/// What an [`Event`] says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub enum EventBody {
+    /// The checkout is there and the agent may start.
+    AttemptStarted {
+        /// URL without credentials.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        repository: Option<String>,
+        /// The branch that was checked out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        branch: Option<String>,
+        /// HEAD before the agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        initial_commit: Option<String>,
+    },
+    /// A message of the session.
+    Message(Message),
+    /// A request was accepted from the agent and goes to the model.
+    RequestStarted {
+        /// Counts from 1 within the attempt.
+        request: u64,
+        /// Size of its body.
+        bytes: u64,
+    },
+    /// A request ended, or was found without an end after a crash.
+    RequestEnded {
+        /// As in `RequestStarted`.
+        request: u64,
+        /// HTTP status; absent where none came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        /// The model that answered, in the response's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<String>,
+        /// The response's message id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_id: Option<String>,
+        /// Tokens of this request.
+        tokens: Tokens,
+        /// The stream did not end: the tokens are the best that is known.
+        estimated: bool,
+        /// From acceptance to end.
+        milliseconds: u64,
+        /// Of the attempt, this request included.
+        usage: Usage,
+    },
+    /// The SDK's `result`.
+    AgentResult {
+        /// `success`, `error_max_turns`, `error_during_execution`, …
+        subtype: String,
+        /// The SDK's own flag (it can be true beside `success`).
+        is_error: bool,
+        /// The result's text.
+        text: String,
+        /// The SDK's session-wide cumulative cost, in micro-USD.
+        session_cost_micro_usd: u64,
+        /// Of the attempt, this result included.
+        usage: Usage,
+    },
+    /// The run is sealed. The last event of an attempt.
+    Sealed(Termination),
+}
+
+/// A row of `messages`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// [`crate::ids::message`].
+    pub id: Uuid,
+    /// Who speaks.
+    pub role: Role,
+    /// What kind of message it is.
+    pub kind: MessageKind,
+    /// Its text; may be empty beside tool calls.
+    pub text: String,
+    /// `tool_use` blocks as the API writes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<Value>,
+    /// `tool_result` blocks as the API writes them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_outputs: Vec<Value>,
+    /// The model, where a model spoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Tokens of the API message, where a model spoke and the meter saw it end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
+    /// Whose word this is.
+    pub source: Source,
+}
+
+/// Role of a [`Message`], in the API's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The task, a human's word, a tool's result.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// Kind of a [`Message`]: the column `message_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageKind {
+    /// The task.
+    WorkflowStart,
+    /// The model's text and tool calls.
+    Assistant,
+    /// Results of tool calls.
+    ToolResult,
+}
+
+/// Whose word something is. What the agent says is hearsay: its shell can reach the same doors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The supervisor itself.
+    Supervisor,
+    /// Read off the model's response by the metering proxy.
+    Meter,
+    /// Reported by the agent only.
+    Agent,
+}
+
+/// Events on their way to the server: `POST /v1/namespaces/{namespace}/runs/{name}/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Batch {
+    /// The run that the events belong to (`metadata.uid`).
+    pub run_id: Uuid,
+    /// The attempt that they belong to.
+    pub attempt: u32,
+    /// The session that its messages go to.
+    pub session_id: Uuid,
+    /// The session's name, for the row's first writer.
+    pub session_name: String,
+    /// In order of sequence, without gaps.
+    pub events: Vec<Event>,
+}
+
+/// Most events in a [`Batch`].
+pub const MAX_BATCH_EVENTS: usize = 500;
+/// Largest body of a [`Batch`], in bytes of JSON. One event may be this large.
+pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// The server's answer to a [`Batch`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchAccepted {
+    /// Highest sequence up to which every event of the attempt is stored.
+    pub acknowledged: u64,
+}
+
+/// The supervisor's termination message: at most [`MAX_TERMINATION_BYTES`] of JSON, the only thing
+/// that the controller reads of what went on in the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Termination {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// One of [`crate::names::reasons`].
+    pub reason: String,
+    /// A sentence for a person (cut to fit).
+    pub message: String,
+    /// Of this attempt.
+    pub usage: Usage,
+    /// Of earlier attempts of the run whose journals this pod found unsealed and handed in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierAttempt>,
+    /// The model that answered last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// What changed in the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<Changes>,
+    /// Sequence of the attempt's last event.
+    pub sequence: u64,
+    /// Highest sequence that the server has acknowledged; below `sequence`, the rest of the
+    /// transcript waits on the volume.
+    pub acknowledged: u64,
+}
+
+/// Figures of an attempt that could not seal itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierAttempt {
+    /// Its number.
+    pub attempt: u32,
+    /// What it had used.
+    pub usage: Usage,
+}
+
+/// Largest termination message, in bytes.
+pub const MAX_TERMINATION_BYTES: usize = 1024;
+
+/// How a pod's work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The checkout could not be made; worth trying again (the kubelet restarts the supervisor).
+    Waiting,
+    /// The task was done.
+    Completed,
+    /// It was not.
+    Failed,
+    /// The pod was told to stop (SIGTERM) before the agent had ended.
+    Stopped,
+}
+
+/// What changed between the initial and the final commit, as `git diff --numstat -M` counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Changes {
+    /// URL without credentials.
+    pub repository: String,
+    /// Branch at the end (`HEAD` where detached).
+    pub branch: String,
+    /// HEAD before the agent. Empty in an empty repository.
+    pub initial_commit: String,
+    /// HEAD after the agent.
+    pub final_commit: String,
+    /// Commits in `initial..final`.
+    pub commits: u32,
+    /// Files that differ.
+    pub files: u32,
+    /// Lines added.
+    pub added: u64,
+    /// Lines removed.
+    pub removed: u64,
+    /// The remote branch that now points at `final_commit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<String>,
+}
+
+/// The door: frames of one line of JSON each, over one TCP connection on 127.0.0.1.
+pub mod door {
+    use super::{Deserialize, Serialize, Value};
+    use uuid::Uuid;
+
+    /// Longest line, in bytes; a longer one closes the connection.
+    pub const MAX_LINE: usize = 32 * 1024 * 1024;
+
+    /// From the agent.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "frame", rename_all = "snake_case", rename_all_fields = "camelCase")]
+    pub enum FromAgent {
+        /// First frame: the nonce of the file, or the one that the last `Welcome` gave.
+        Hello {
+            /// Good for one connection.
+            nonce: String,
+        },
+        /// A line of the CLI's stream-json, whole.
+        Line {
+            /// From 1; kept by the agent until acknowledged.
+            number: u64,
+            /// The line.
+            line: Value,
+        },
+        /// Claude and every other process are gone; the agent waits for `Sealed`.
+        Ended {
+            /// Counted like a line.
+            number: u64,
+            /// How it ended.
+            end: End,
+        },
+    }
+
+    /// How the CLI ended.
+    #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub struct End {
+        /// Exit code, where it exited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub exit_code: Option<i32>,
+        /// Signal, where it was killed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub signal: Option<i32>,
+        /// The container's cgroup counted an out-of-memory kill.
+        pub out_of_memory: bool,
+        /// The agent was told to stop (SIGTERM).
+        pub terminated: bool,
+        /// Last lines of stderr, at most 2 KiB.
+        pub stderr: String,
+    }
+
+    /// From the supervisor.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "frame", rename_all = "snake_case", rename_all_fields = "camelCase")]
+    pub enum FromSupervisor {
+        /// The nonce was good.
+        Welcome {
+            /// For the next connection, should this one break.
+            next_nonce: String,
+            /// Highest number that is journalled.
+            acknowledged: u64,
+            /// What to run.
+            start: Box<Start>,
+        },
+        /// Every line up to this one is journalled.
+        Acknowledged {
+            /// As in `Line`.
+            number: u64,
+        },
+        /// Stop Claude (as on SIGTERM), then report.
+        Stop,
+        /// The run is sealed: exit.
+        Sealed {
+            /// The agent's exit code, from which the pod's phase follows.
+            exit_code: i32,
+        },
+    }
+
+    /// How to run the CLI.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    pub struct Start {
+        /// The first user message.
+        pub task: String,
+        /// `--session-id`, or `--resume` where its transcript is in HOME.
+        pub session_id: Uuid,
+        /// `--model`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub model: Option<String>,
+        /// `--max-turns`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub max_turns: Option<u32>,
+    }
+}
