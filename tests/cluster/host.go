@@ -1,0 +1,158 @@
+// What the host must have before a cluster is made: rights, room, programs. It owns each refusal's sentence and the
+// installation of Debian packages; it changes nothing else.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	minimumDisk   = 10 << 30
+	minimumMemory = 4 << 30
+)
+
+// programs maps what is needed to the Debian package that has it.
+var programs = map[string]string{
+	"containerd": "containerd", "containerd-shim-runc-v2": "containerd", "ctr": "containerd",
+	"runc": "runc", "iptables": "iptables", "conntrack": "conntrack", "ip": "iproute2",
+	"nsenter": "util-linux", "mount": "mount",
+}
+
+// checkHost refuses what can't work, with a sentence that says what to do.
+func checkHost() error {
+	if runtime.GOOS != "linux" {
+		return errors.New("the test cluster needs Linux's namespaces: run it in a Linux virtual machine")
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("the test cluster makes namespaces, cgroups and network interfaces: run it as root (sudo -E)")
+	}
+	base := nearestExisting(baseDir())
+	if free := freeDisk(base); free < minimumDisk {
+		return fmt.Errorf("the cluster needs %d GB on the disk of %s, of which %d GB are free: free some, or set RUNLEDGER_CLUSTERS to another disk", minimumDisk>>30, base, free>>30)
+	}
+	if free := availableMemory(); free < minimumMemory {
+		return fmt.Errorf("the cluster needs %d GB of memory, of which %.1f GB are available: end something, or use a larger machine", minimumMemory>>30, float64(free)/(1<<30))
+	}
+	if _, err := hierarchies(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// missingPackages lists the Debian packages of the programs that are not there.
+func missingPackages() []string {
+	var missing []string
+	for program, pkg := range programs {
+		if _, err := exec.LookPath(program); err != nil && !slices.Contains(missing, pkg) {
+			missing = append(missing, pkg)
+		}
+	}
+	if _, err := cniPlugins(); err != nil {
+		missing = append(missing, "containernetworking-plugins")
+	}
+	slices.Sort(missing)
+	return missing
+}
+
+// installPackages never touches a package whose program is there, so a containerd or Docker that runs is left alone.
+// A containerd that it does install starts as a service where there is systemd; the cluster runs its own beside it.
+func installPackages(missing []string) error {
+	if len(missing) == 0 {
+		return nil
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return fmt.Errorf("install what these Debian packages have with your system's package manager: %s", strings.Join(missing, " "))
+	}
+	done := progress("installing " + strings.Join(missing, " "))
+	defer done()
+	var log strings.Builder
+	for _, args := range [][]string{
+		{"-o", "DPkg::Lock::Timeout=300", "-q", "update"},
+		append([]string{"-o", "DPkg::Lock::Timeout=300", "-qy", "--no-install-recommends", "install"}, missing...),
+	} {
+		cmd := exec.Command("apt-get", args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		cmd.Stdout, cmd.Stderr = &log, &log
+		if err := cmd.Run(); err != nil && args[len(args)-1] != "update" { // an old list may be good enough
+			return fmt.Errorf("apt-get install %s: %w\n%s", strings.Join(missing, " "), err, lastLines(log.String(), 15))
+		}
+	}
+	if still := missingPackages(); len(still) > 0 {
+		return fmt.Errorf("still missing after apt-get install: %s", strings.Join(still, " "))
+	}
+	return nil
+}
+
+// cniPlugins finds the folder of the CNI plugins: Debian's, or the one that upstream uses.
+func cniPlugins() (string, error) {
+	for _, dir := range []string{"/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"} {
+		if _, err := os.Stat(filepath.Join(dir, "ptp")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("no CNI plugins in /usr/lib/cni or /opt/cni/bin: install containernetworking-plugins")
+}
+
+// snapshotter is overlayfs where the disk can carry it, which another overlayfs can't; else whole copies.
+func snapshotter(c cluster) string {
+	dir, err := os.MkdirTemp(c.dir, "overlay-")
+	if err != nil {
+		return "native"
+	}
+	defer os.RemoveAll(dir)
+	for _, sub := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			return "native"
+		}
+	}
+	merged := filepath.Join(dir, "merged")
+	options := fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", dir, dir, dir)
+	if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
+		return "native"
+	}
+	_ = unix.Unmount(merged, unix.MNT_DETACH)
+	return "overlayfs"
+}
+
+func freeDisk(dir string) uint64 {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return 0
+	}
+	return fs.Bavail * uint64(fs.Bsize)
+}
+
+func nearestExisting(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == "/" {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+func availableMemory() uint64 {
+	data, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "MemAvailable:" {
+			kb, _ := strconv.ParseUint(f[1], 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
