@@ -1,3 +1,107 @@
 //! Git, as the supervisor needs it: checkout through a trusted git dir, taking over what the agent
 //! left, counting what changed, pushing it. It owns everything that touches a repository, and opens
-//! none on hostile ground: `work/.git` is read file by file, never by a git library.
+//! none on hostile ground: `work/.git` is read file by file, never by a git library. When to push,
+//! and what of it goes into a run's status, is the supervisor's.
+//!
+//! Every function here blocks: call it from a blocking thread.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use url::Url;
+
+use crate::wire;
+
+mod error;
+
+pub use error::Error;
+
+/// What opens a remote repository.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// User name; `git` where only a password is given.
+    pub username: Option<String>,
+    /// Password or token.
+    pub password: Option<String>,
+    /// Hosts that the password may be sent to: `host` or `host:port`.
+    pub hosts: Vec<String>,
+    /// PEM bundle that the server's certificate may chain to, beside the public roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "(redacted)"))
+            .field("hosts", &self.hosts)
+            .field("ca_file", &self.ca_file)
+            .finish()
+    }
+}
+
+/// Where a workspace's repository lives.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The supervisor's own directory, e.g. `/state/git`: our git dir and our record of it.
+    pub trusted: PathBuf,
+    /// What the agent works in, e.g. `/workspace`.
+    pub worktree: PathBuf,
+}
+
+/// A workspace that is ready for the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedOut {
+    /// Branch that is checked out; nothing where HEAD is detached (on a reused workspace).
+    pub branch: Option<String>,
+    /// HEAD before the agent; nothing in an empty repository.
+    pub initial_commit: Option<String>,
+}
+
+/// Where the agent's HEAD is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Branch; nothing where HEAD is detached.
+    pub branch: Option<String>,
+    /// Commit; nothing where the branch has none yet.
+    pub commit: Option<String>,
+}
+
+/// Makes `place.worktree` ready for the agent: a fresh checkout of `branch` (the remote's default
+/// where absent), or, where an earlier run has worked there, what that run left, untouched.
+pub fn checkout(
+    _place: &Place,
+    _url: &Url,
+    _branch: Option<&str>,
+    _access: &Access,
+    _cancel: &AtomicBool,
+) -> Result<CheckedOut, Error> {
+    Err(Error::checkout("checkout is on its way"))
+}
+
+/// Takes over into the trusted git dir what the agent has committed, and says where its HEAD is.
+pub fn take_over(_place: &Place) -> Result<Head, Error> {
+    Err(Error::checkout("take_over is on its way"))
+}
+
+/// Counts what changed between the initial commit and `head`, as git itself counts.
+pub fn changes(
+    _place: &Place,
+    _url: &Url,
+    _initial: Option<&str>,
+    _head: &Head,
+) -> Result<wire::Changes, Error> {
+    Err(Error::checkout("changes is on its way"))
+}
+
+/// Points the remote's `branch` at `commit`, fast-forward only. Pushing what is there is success.
+pub fn push(
+    _place: &Place,
+    _url: &Url,
+    _commit: &str,
+    _branch: &str,
+    _access: &Access,
+) -> Result<(), Error> {
+    Err(Error::push("push is on its way"))
+}
