@@ -1,0 +1,22 @@
+# The commands of this repository. Each is a line here; what it does is in tests/.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | column -t -s $$'\t'
+
+preflight: ## Check this machine, and install the Debian packages that are missing
+	@tests/preflight
+
+test: ## Everything that CI checks (STAGES="format chart": only these)
+	@tests/check $(STAGES)
+
+cluster-up: ## Bring up a Kubernetes of this checkout's own (CLUSTER_FLAGS=--egress: with a way out)
+	@tests/cluster/cluster.sh up $(CLUSTER_FLAGS)
+
+cluster-down: ## Take it away, and all that it left
+	@tests/cluster/cluster.sh down
+
+.PHONY: help preflight test cluster-up cluster-down
