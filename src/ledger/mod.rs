@@ -1,5 +1,17 @@
 //! The ledger. What do we store? One row per run (`workflow_runs`) that only moves forward; the
-//! session that it belongs to and the messages said in it; each attempt's cumulative usage; and the
-//! events that a supervisor journalled. All SQL is here, and the schema in `migrations/`.
+//! session that it belongs to and the messages said in it; each attempt's cumulative figures, of
+//! which the run's are the sums; and the events that a supervisor journalled. All SQL is here, and
+//! the schema in `migrations/`. The database itself refuses whatever would move a run backward.
+//!
+//! It leaves to others who may write what: the server judges a batch's sender, the controller what a
+//! run's phase is.
 
+mod clean;
+mod error;
+mod figures;
+mod mirror;
+mod pool;
 pub mod records;
+
+pub use error::Error;
+pub use pool::Ledger;

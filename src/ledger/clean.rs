@@ -1,0 +1,70 @@
+//! What Postgres can't store: U+0000 has no place in `text` or `jsonb`. It is replaced by U+FFFD,
+//! and whoever stores the result marks it as altered.
+
+use serde_json::Value;
+
+/// The text without U+0000, and whether it held any.
+pub(super) fn text(text: &str) -> (String, bool) {
+    if text.contains('\0') {
+        (text.replace('\0', "\u{fffd}"), true)
+    } else {
+        (text.to_owned(), false)
+    }
+}
+
+/// Cleans in place, keys too; says whether anything was replaced.
+pub(super) fn value(value: &mut Value) -> bool {
+    match value {
+        Value::String(s) => {
+            let held = s.contains('\0');
+            if held {
+                *s = s.replace('\0', "\u{fffd}");
+            }
+            held
+        }
+        // Not `any`: every element is to be cleaned.
+        Value::Array(list) => list.iter_mut().fold(false, |held, v| self::value(v) | held),
+        Value::Object(map) => {
+            let mut held = map
+                .values_mut()
+                .fold(false, |held, v| self::value(v) | held);
+            if map.keys().any(|key| key.contains('\0')) {
+                held = true;
+                *map = std::mem::take(map)
+                    .into_iter()
+                    .map(|(key, v)| (key.replace('\0', "\u{fffd}"), v))
+                    .collect();
+            }
+            held
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// The text's first `max` characters: for columns that are bounded or indexed.
+pub(super) fn cut(text: &str, max: usize) -> String {
+    text.chars().take(max).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_nul_is_replaced_in_keys_and_depths() {
+        let mut v = json!({"a\0": ["\0", {"b": "x\0y"}, 1], "c": "\0"});
+        assert!(value(&mut v));
+        assert_eq!(
+            v,
+            json!({"a\u{fffd}": ["\u{fffd}", {"b": "x\u{fffd}y"}, 1], "c": "\u{fffd}"})
+        );
+        assert!(!value(&mut v));
+    }
+
+    #[test]
+    fn a_cut_never_splits_a_character() {
+        assert_eq!(cut("äöü", 2), "äö");
+    }
+}
