@@ -78,7 +78,11 @@ pub struct Event {
 
 /// What an [`Event`] says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
+#[serde(
+    tag = "type",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
 pub enum EventBody {
     /// The checkout is there and the agent may start.
     AttemptStarted {
@@ -322,7 +326,11 @@ pub mod door {
 
     /// From the agent.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[serde(tag = "frame", rename_all = "snake_case", rename_all_fields = "camelCase")]
+    #[serde(
+        tag = "frame",
+        rename_all = "snake_case",
+        rename_all_fields = "camelCase"
+    )]
     pub enum FromAgent {
         /// First frame: the nonce of the file, or the one that the last `Welcome` gave.
         Hello {
@@ -365,7 +373,11 @@ pub mod door {
 
     /// From the supervisor.
     #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-    #[serde(tag = "frame", rename_all = "snake_case", rename_all_fields = "camelCase")]
+    #[serde(
+        tag = "frame",
+        rename_all = "snake_case",
+        rename_all_fields = "camelCase"
+    )]
     pub enum FromSupervisor {
         /// The nonce was good.
         Welcome {

@@ -1,12 +1,17 @@
 //! WorkflowRun: what to do once.
 
+// The derived schemas repeat each struct, `pub` and all, inside a function.
+#![allow(unreachable_pub)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use serde::{Deserialize, Serialize};
 use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::rules;
 
 /// What to do once: this task, on this repository, in this session, on this workspace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,14 +25,46 @@ use schemars::JsonSchema;
     category = "runledger",
     namespaced,
     status = "WorkflowRunStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "A task that the Claude SDK works on once, in a pod, and what came of it.",
+    printcolumn = r#"{"name": "Workflow", "type": "string", "jsonPath": ".spec.workflowName"}"#,
+    printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.reason"}"#,
+    printcolumn = r#"{"name": "Turns", "type": "integer", "jsonPath": ".status.usage.turns"}"#,
+    printcolumn = r#"{"name": "Tokens", "type": "integer", "jsonPath": ".status.usage.totalTokens"}"#,
+    printcolumn = r#"{"name": "Cost", "type": "string", "jsonPath": ".status.usage.costUSD"}"#,
+    printcolumn = r#"{"name": "Changes", "type": "string", "jsonPath": ".status.changes"}"#,
+    printcolumn = r#"{"name": "Duration", "type": "string", "jsonPath": ".status.duration"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name": "Branch", "type": "string", "jsonPath": ".status.git.branch", "priority": 1}"#,
+    printcolumn = r#"{"name": "Commit", "type": "string", "jsonPath": ".status.git.finalCommit", "priority": 1}"#,
+    printcolumn = r#"{"name": "Session", "type": "string", "jsonPath": ".status.session", "priority": 1}"#,
+    printcolumn = r#"{"name": "Workspace", "type": "string", "jsonPath": ".status.workspace", "priority": 1}"#,
+    printcolumn = r#"{"name": "Model", "type": "string", "jsonPath": ".status.model", "priority": 1}"#
+)]
+#[x_kube(
+    validation = rules::one_task(),
+    validation = rules::fixed("workflowName"),
+    validation = rules::fixed_option("task"),
+    validation = rules::fixed_option("taskFrom"),
+    validation = rules::fixed_option("session"),
+    validation = rules::fixed_option("repository"),
+    validation = rules::fixed("workspace"),
+    validation = rules::fixed("agent"),
+    validation = rules::fixed("limits"),
+    validation = rules::fixed("podTemplate")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowRunSpec {
     /// What kind of work this is, e.g. `builder`, `surgeon`, `reviewer`.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::label("spec.workflowName", "what kind of work this is, e.g. builder"))]
     pub workflow_name: String,
     /// What the agent is asked to do. Longer tasks go into a ConfigMap (`taskFrom`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Far above the rule, so that the rule is what speaks.
+    #[schemars(length(max = 3_145_728))]
+    #[x_kube(validation = rules::task_is_not_blank(), validation = rules::task_is_short(), validation = rules::task_has_no_nul())]
     pub task: Option<String>,
     /// Where the task is, if it is not in `task`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -49,6 +86,7 @@ pub struct WorkflowRunSpec {
     pub limits: Limits,
     /// `Killed` stops the run for good.
     #[serde(default)]
+    #[x_kube(validation = rules::one_way())]
     pub desired_state: DesiredState,
     /// What of the pod can be chosen.
     #[serde(default)]
@@ -64,34 +102,46 @@ pub struct TaskFrom {
 }
 
 /// A key of a ConfigMap.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapKeyRef {
     /// Name of the ConfigMap.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name("spec.taskFrom.configMapKeyRef.name", "ConfigMap"))]
     pub name: String,
     /// Its key.
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::config_key("spec.taskFrom.configMapKeyRef.key"))]
     pub key: String,
 }
 
 /// A session by name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRef {
     /// Unique in the namespace.
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::object_name("spec.session.name", "session"))]
     pub name: String,
 }
 
 /// The repository to work on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Repository {
     /// https (or http) URL without credentials.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::repository_url())]
     pub url: String,
     /// Branch to check out; the remote's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 244))]
+    #[x_kube(validation = rules::branch("spec.repository.branch"))]
     pub branch: Option<String>,
     /// Secret of type basic-auth (`username`, `password`, `hosts`; `ca.crt` for a private CA).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name("spec.repository.secretName", "Secret"))]
     pub secret_name: Option<String>,
     /// Whether and where to deliver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,14 +149,17 @@ pub struct Repository {
 }
 
 /// Delivery of a run's commits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::push_has_branch())]
 pub struct Push {
     /// When to push.
     #[serde(default)]
     pub when: PushWhen,
     /// Remote branch that the final commit is pushed to, fast-forward only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 244))]
+    #[x_kube(validation = rules::branch("spec.repository.push.branch"), validation = rules::unprotected())]
     pub branch: Option<String>,
 }
 
@@ -123,20 +176,26 @@ pub enum PushWhen {
 }
 
 /// The volume that a run works on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RunWorkspace {
     /// Workspace of this namespace; after the session where absent, else after the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::object_name("spec.workspace.name", "Workspace"))]
     pub name: Option<String>,
     /// Whether the volume outlives the run. `false`: an emptyDir, lost with the pod.
     #[serde(default = "yes")]
     pub persistent: bool,
     /// Size of a volume that is made for this run (and size limit of an emptyDir).
     #[serde(default = "default_size")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::size("spec.workspace.size"))]
     pub size: String,
     /// StorageClass of a volume that is made for this run; the cluster's default where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::cluster_object_name("spec.workspace.storageClassName", "StorageClass"))]
     pub storage_class_name: Option<String>,
 }
 
@@ -160,29 +219,38 @@ fn default_size() -> String {
 }
 
 /// Which agent works. What is left out comes from the controller's configuration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
     /// Any image with the Claude CLI on its PATH.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = rules::image())]
     pub image: Option<String>,
     /// Model name or alias, as the CLI takes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = rules::model())]
     pub model: Option<String>,
     /// Most turns of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
     pub max_turns: Option<u32>,
     /// Secret with key `ANTHROPIC_API_KEY` (and `hosts`, if not for api.anthropic.com).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::object_name("spec.agent.secretName", "Secret"))]
     pub secret_name: Option<String>,
 }
 
 /// Where a run is stopped.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     /// Longest time from the agent's start, e.g. `45m`, `2h30m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = rules::timeout())]
     pub timeout: Option<String>,
 }
 
@@ -197,29 +265,39 @@ pub enum DesiredState {
 }
 
 /// What of a run's pod can be chosen.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
     /// Of the agent's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::resources")]
     pub resources: Option<ResourceRequirements>,
     /// Labels that the node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "rules::node_selector")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that are tolerated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "rules::tolerations")]
     pub tolerations: Vec<Toleration>,
     /// RuntimeClass, e.g. of gVisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = rules::cluster_object_name("spec.podTemplate.runtimeClassName", "RuntimeClass"))]
     pub runtime_class_name: Option<String>,
     /// Secrets for pulling the agent's image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "rules::secret_names")]
     pub image_pull_secrets: Vec<LocalObjectReference>,
     /// Added to the pod (`runledger.dev/…` is refused).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "rules::labels")]
+    #[x_kube(validation = rules::foreign_keys("spec.podTemplate.labels"))]
     pub labels: BTreeMap<String, String>,
     /// Added to the pod (`runledger.dev/…` is refused).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "rules::annotations")]
+    #[x_kube(validation = rules::foreign_keys("spec.podTemplate.annotations"))]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -253,6 +331,7 @@ pub struct WorkflowRunStatus {
     pub message: Option<String>,
     /// Accepted, WorkspaceReady, Ready, Reconciling, Stalled, Recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The generation that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -284,9 +363,16 @@ pub struct WorkflowRunStatus {
     /// From start to completion, for people, e.g. `1m4s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
-    /// Tokens, cost and turns.
+    /// The model that answered, else the one that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Tokens, cost and turns, over all attempts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<UsageStatus>,
+    /// What each attempt used, so that none is counted twice.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["attempt"]))]
+    pub attempts: Vec<AttemptStatus>,
     /// What changed in the repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub git: Option<GitStatus>,
@@ -324,6 +410,20 @@ pub struct UsageStatus {
 
 fn is_zero(n: &u32) -> bool {
     *n == 0
+}
+
+/// What an attempt used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptStatus {
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// Name of its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
+    /// Its figures; absent while it is not known what it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageStatus>,
 }
 
 /// What changed in the repository.
