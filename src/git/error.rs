@@ -32,7 +32,10 @@ pub(super) enum Kind {
 
 impl Error {
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// The repository, its branch or the workspace can't be used as they are.
