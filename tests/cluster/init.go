@@ -127,11 +127,9 @@ func makeNetwork(r *reaper, s *state) error {
 		// What pods send outwards carries the node's address: the host knows no other.
 		{"iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-s", podCIDR, "!", "-d", podCIDR, "-o", "eth0", "-j", "MASQUERADE"},
 	}
-	if s.Egress {
-		steps = append(steps, []string{"ip", "route", "add", "default", "via", s.HostIP})
-	} else {
-		// Processes of the node need some route for a service's address before iptables gives them the real one.
-		steps = append(steps, []string{"ip", "route", "add", serviceCIDR, "via", s.HostIP})
+	steps = append(steps, []string{"ip", "route", "add", "default", "via", s.HostIP})
+	if !s.Egress {
+		steps = append(steps, noEgress(s)...)
 	}
 	if err := os.WriteFile(forwardFile, []byte("1"), 0); err != nil {
 		return err
@@ -146,6 +144,24 @@ func makeNetwork(r *reaper, s *state) error {
 		}
 	}
 	return nil
+}
+
+// noEgress refuses what would leave the cluster at once, where merely routing it nowhere would cost time-outs.
+// Addresses are named instead of the interface, as a service's address is replaced after the route was chosen.
+func noEgress(s *state) [][]string {
+	rules := [][]string{{"-N", "NO-EGRESS"}}
+	for _, near := range []string{"127.0.0.0/8", s.HostIP + "/30", podCIDR, serviceCIDR} {
+		rules = append(rules, []string{"-A", "NO-EGRESS", "-d", near, "-j", "RETURN"})
+	}
+	rules = append(rules,
+		[]string{"-A", "NO-EGRESS", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"},
+		[]string{"-A", "NO-EGRESS", "-j", "REJECT"},
+		[]string{"-A", "FORWARD", "-j", "NO-EGRESS"},
+		[]string{"-A", "OUTPUT", "-j", "NO-EGRESS"})
+	for n, rule := range rules {
+		rules[n] = append([]string{"iptables", "-w"}, rule...)
+	}
+	return rules
 }
 
 // awaitAPI waits without a deadline: `up` has one, and says what it sees.

@@ -12,12 +12,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/sig-storage-lib-external-provisioner/v13/controller"
 )
@@ -90,8 +93,19 @@ func newProvisionerCommand() *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
+			// Its rights are an object of the cluster, applied after it starts. Informers that are refused once come back
+			// later and later; asking first does not.
+			err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+				_, err := client.StorageV1().StorageClasses().List(ctx, metav1.ListOptions{Limit: 1})
+				return err == nil, nil
+			})
+			if err != nil {
+				return err
+			}
+			// Tests would wait for the default of 15 s after the first conflict.
+			retry := workqueue.NewTypedItemExponentialFailureRateLimiter[string](200*time.Millisecond, 10*time.Second)
 			controller.NewProvisionController(klog.NewContext(ctx, klog.Background()), client, name, directories{base},
-				controller.LeaderElection(false), controller.Threadiness(8)).Run(ctx)
+				controller.LeaderElection(false), controller.Threadiness(8), controller.RateLimiter(retry)).Run(ctx)
 			return nil
 		},
 	}
