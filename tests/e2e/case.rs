@@ -27,7 +27,11 @@ pub(crate) struct Space {
 
 impl Case {
     pub(crate) fn new(world: Arc<World>, name: &'static str) -> Self {
-        Self { world, name, spaces: Arc::default() }
+        Self {
+            world,
+            name,
+            spaces: Arc::default(),
+        }
     }
 
     /// The namespaces that the test has made.
@@ -38,7 +42,9 @@ impl Case {
     /// A new namespace with both Secrets in it.
     pub(crate) async fn space(&self, word: &str) -> Result<Space> {
         let space = self.bare_space(word).await?;
-        space.apply(&space.world.stage.model_secret("model")).await?;
+        space
+            .apply(&space.world.stage.model_secret("model"))
+            .await?;
         space.apply(&space.world.stage.git_secret("git")).await?;
         Ok(space)
     }
@@ -57,9 +63,15 @@ impl Case {
                 },
             },
         });
-        self.world.kubectl(&["create", "-f", "-"], Some(&object.to_string())).await?;
+        self.world
+            .kubectl(&["create", "-f", "-"], Some(&object.to_string()))
+            .await?;
         let witness = Witness::start(&self.world, &namespace);
-        let space = Space { world: Arc::clone(&self.world), namespace, witness };
+        let space = Space {
+            world: Arc::clone(&self.world),
+            namespace,
+            witness,
+        };
         self.spaces.lock().unwrap().push(space.clone());
         Ok(space)
     }
@@ -84,7 +96,11 @@ impl Space {
     }
 
     /// kubectl in this namespace, whatever its end is.
-    pub(crate) async fn try_kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<crate::sh::Output> {
+    pub(crate) async fn try_kubectl(
+        &self,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> Result<crate::sh::Output> {
         let mut all = vec!["-n", self.namespace.as_str()];
         all.extend(arguments);
         self.world.try_kubectl(&all, input).await
@@ -92,7 +108,8 @@ impl Space {
 
     /// Applies an object to this namespace.
     pub(crate) async fn apply(&self, object: &serde_json::Value) -> Result<()> {
-        self.kubectl(&["apply", "-f", "-"], Some(&object.to_string())).await?;
+        self.kubectl(&["apply", "-f", "-"], Some(&object.to_string()))
+            .await?;
         Ok(())
     }
 
@@ -103,7 +120,10 @@ impl Space {
 
     /// A task that the model answers from that scenario.
     pub(crate) fn task(&self, run: &str, scenario: &str) -> String {
-        format!("Do what the scenario says. [scenario: {scenario} #{}]", self.tag(run))
+        format!(
+            "Do what the scenario says. [scenario: {scenario} #{}]",
+            self.tag(run)
+        )
     }
 }
 

@@ -49,7 +49,9 @@ async fn balances(case: &Case, run: &Run) -> Result<Books> {
     let status = run.ends(Phase::Completed, DISTURBED).await?;
     let books = Books::of(run, status).await?;
     books.sealed(run)?;
-    books.changes_are_gits(&git::Clone::of(&case.world).await?).await?;
+    books
+        .changes_are_gits(&git::Clone::of(&case.world).await?)
+        .await?;
     let git = books.status.git.clone().context("no git")?;
     ensure!(git.commits == 10, "the scenario takes ten steps: {git:?}");
     let sent: BTreeMap<&str, Tokens> = books
@@ -59,25 +61,66 @@ async fn balances(case: &Case, run: &Run) -> Result<Books> {
         .collect();
     let (mut total, mut estimated, mut seen) = (Tokens::default(), 0, BTreeMap::new());
     for (_, body) in &books.bodies {
-        let EventBody::RequestEnded { message_id, tokens, estimated: guessed, status, .. } = body else { continue };
+        let EventBody::RequestEnded {
+            message_id,
+            tokens,
+            estimated: guessed,
+            status,
+            ..
+        } = body
+        else {
+            continue;
+        };
         total = total + *tokens;
         estimated += i64::from(*guessed);
         if *guessed || *status != Some(200) {
             continue;
         }
-        let id = message_id.as_deref().context("an answer without a message id")?;
-        ensure!(sent.get(id) == Some(tokens), "{id}: ledger {tokens:?}, model {:?}", sent.get(id));
-        ensure!(seen.insert(id.to_owned(), ()).is_none(), "{id} is told twice");
+        let id = message_id
+            .as_deref()
+            .context("an answer without a message id")?;
+        ensure!(
+            sent.get(id) == Some(tokens),
+            "{id}: ledger {tokens:?}, model {:?}",
+            sent.get(id)
+        );
+        ensure!(
+            seen.insert(id.to_owned(), ()).is_none(),
+            "{id} is told twice"
+        );
     }
-    ensure!(books.tokens() == total, "row {:?}, events {total:?}", books.tokens());
+    ensure!(
+        books.tokens() == total,
+        "row {:?}, events {total:?}",
+        books.tokens()
+    );
     let counted = ledger::estimated_requests(&case.world.ledger, run.id()).await?;
-    ensure!(counted == estimated, "{counted} estimated requests in the row, {estimated} in the events");
+    ensure!(
+        counted == estimated,
+        "{counted} estimated requests in the row, {estimated} in the events"
+    );
     // Whatever the model began to answer is told of, as a figure or as an estimate.
-    let begun = books.bodies.iter().filter(|(_, body)| matches!(body, EventBody::RequestStarted { .. })).count();
-    let ended = books.bodies.iter().filter(|(_, body)| matches!(body, EventBody::RequestEnded { .. })).count();
+    let begun = books
+        .bodies
+        .iter()
+        .filter(|(_, body)| matches!(body, EventBody::RequestStarted { .. }))
+        .count();
+    let ended = books
+        .bodies
+        .iter()
+        .filter(|(_, body)| matches!(body, EventBody::RequestEnded { .. }))
+        .count();
     ensure!(begun == ended, "{begun} requests began and {ended} ended");
-    let whole = books.sent.iter().filter(|sent| sent.complete && sent.status == 200).count();
-    ensure!(seen.len() + usize::try_from(estimated)? >= whole, "{} and {estimated} estimated of {whole}", seen.len());
+    let whole = books
+        .sent
+        .iter()
+        .filter(|sent| sent.complete && sent.status == 200)
+        .count();
+    ensure!(
+        seen.len() + usize::try_from(estimated)? >= whole,
+        "{} and {estimated} estimated of {whole}",
+        seen.len()
+    );
     Ok(books)
 }
 
@@ -88,24 +131,38 @@ async fn after(moment: Duration) {
 pub(crate) async fn a_killed_supervisor_goes_on_where_it_was(case: Case) -> Result<()> {
     let space = case.space("chaos-sup").await?;
     let mut moments = Moments::new();
-    let run = space.start(Manifest::new(&space, "steady", "steady")).await?;
+    let run = space
+        .start(Manifest::new(&space, "steady", "steady"))
+        .await?;
     let pod = run.running().await?.pod_uid.context("no pod")?;
     for (from, to) in [(4_000, 9_000), (12_000, 16_000)] {
         after(moments.between(from, to)).await;
         // Between two kills the kubelet waits: the one that is killed has to be there again.
-        let supervisor = eventually("a supervisor is there", START, || async { kill::runledger(&pod, "supervise") }).await?;
+        let supervisor = eventually("a supervisor is there", START, || async {
+            kill::runledger(&pod, "supervise")
+        })
+        .await?;
         supervisor.signal(Signal::SIGKILL)?;
     }
     let books = balances(&case, &run).await?;
-    ensure!(books.row.attempt == 1, "a killed supervisor is no lost pod: attempt {}", books.row.attempt);
+    ensure!(
+        books.row.attempt == 1,
+        "a killed supervisor is no lost pod: attempt {}",
+        books.row.attempt
+    );
     let cut = books.sent.iter().filter(|sent| !sent.complete).count();
     let estimated = ledger::estimated_requests(&case.world.ledger, run.id()).await?;
-    ensure!(estimated >= i64::try_from(cut)?, "{cut} requests were cut off and {estimated} are estimated");
+    ensure!(
+        estimated >= i64::try_from(cut)?,
+        "{cut} requests were cut off and {estimated} are estimated"
+    );
     println!("    cut off by the kills: {cut}, marked estimated: {estimated}");
     Ok(())
 }
 
-pub(crate) async fn killed_controllers_and_servers_lose_and_double_nothing(case: Case) -> Result<()> {
+pub(crate) async fn killed_controllers_and_servers_lose_and_double_nothing(
+    case: Case,
+) -> Result<()> {
     let space = case.space("chaos-ctl").await?;
     let mut moments = Moments::new();
     let one = space.start(Manifest::new(&space, "one", "steady")).await?;
@@ -122,22 +179,31 @@ pub(crate) async fn killed_controllers_and_servers_lose_and_double_nothing(case:
     for run in [&one, &two] {
         balances(&case, run).await?;
         let estimated = ledger::estimated_requests(&case.world.ledger, run.id()).await?;
-        ensure!(estimated == 0, "nothing was cut off, and {estimated} requests are estimated");
+        ensure!(
+            estimated == 0,
+            "nothing was cut off, and {estimated} requests are estimated"
+        );
     }
     for name in ["runledger-controller", "runledger-server"] {
-        case.world.deployment_ready(SYSTEM, name, Duration::from_secs(180)).await?;
+        case.world
+            .deployment_ready(SYSTEM, name, Duration::from_secs(180))
+            .await?;
     }
     Ok(())
 }
 
 pub(crate) async fn a_minute_without_postgres_loses_and_doubles_nothing(case: Case) -> Result<()> {
     let space = case.space("chaos-pg").await?;
-    let run = space.start(Manifest::new(&space, "steady", "steady")).await?;
+    let run = space
+        .start(Manifest::new(&space, "steady", "steady"))
+        .await?;
     run.running().await?;
     case.world.scale(STAGE, "postgres", 0).await?;
     let stopped = tokio::time::Instant::now();
     // A run that begins meanwhile starts as well.
-    let meanwhile = space.start(Manifest::new(&space, "meanwhile", "steady")).await?;
+    let meanwhile = space
+        .start(Manifest::new(&space, "meanwhile", "steady"))
+        .await?;
     let started = meanwhile.running().await;
     tokio::time::sleep_until(stopped + Duration::from_secs(60)).await;
     case.world.scale(STAGE, "postgres", 1).await?;
@@ -145,9 +211,18 @@ pub(crate) async fn a_minute_without_postgres_loses_and_doubles_nothing(case: Ca
     started.context("a run did not start while Postgres was away")?;
     for run in [&run, &meanwhile] {
         let books = balances(&case, run).await?;
-        ensure!(model::total(&books.sent) == books.tokens(), "{:?} of {:?}", books.tokens(), books.sent);
+        ensure!(
+            model::total(&books.sent) == books.tokens(),
+            "{:?} of {:?}",
+            books.tokens(),
+            books.sent
+        );
         books.every_answer_is_a_message(run).await?;
-        ensure!(books.row.transcript_missing_from.is_none(), "{:?}", books.row);
+        ensure!(
+            books.row.transcript_missing_from.is_none(),
+            "{:?}",
+            books.row
+        );
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use runledger::api::run::{Phase, WorkflowRunStatus};
 use runledger::ids;
-use runledger::wire::{EventBody, Event, Termination, Tokens};
+use runledger::wire::{Event, EventBody, Termination, Tokens};
 
 use crate::git;
 use crate::ledger::{self, EventRow, Row};
@@ -30,7 +30,13 @@ impl Books {
         let events = ledger::events(pool, run.id()).await?;
         let sent = model::sent(&run.space.world, Some(&run.tag())).await?;
         let bodies = events.iter().map(body).collect::<Result<_>>()?;
-        let books = Self { status, row, events, bodies, sent };
+        let books = Self {
+            status,
+            row,
+            events,
+            bodies,
+            sent,
+        };
         books.status_is_the_row()?;
         ledger::contiguous(&books.events)?;
         books.every_attempt_had_one_pod(run)?;
@@ -41,8 +47,16 @@ impl Books {
     pub(crate) async fn undisturbed(run: &Run, status: WorkflowRunStatus) -> Result<Self> {
         let books = Self::of(run, status).await?;
         books.sealed(run)?;
-        ensure!(books.tokens() == model::total(&books.sent), "row {:?}, model {:?}", books.tokens(), books.sent);
-        ensure!(ledger::estimated_requests(&run.space.world.ledger, run.id()).await? == 0, "estimated requests");
+        ensure!(
+            books.tokens() == model::total(&books.sent),
+            "row {:?}, model {:?}",
+            books.tokens(),
+            books.sent
+        );
+        ensure!(
+            ledger::estimated_requests(&run.space.world.ledger, run.id()).await? == 0,
+            "estimated requests"
+        );
         books.every_answer_is_a_message(run).await?;
         Ok(books)
     }
@@ -73,15 +87,41 @@ impl Books {
         let cost = row.cost_estimate.map(|cost| format!("{cost:.6}"));
         let of_status = (
             (phase, status.reason.clone(), status.attempt.unwrap_or(0)),
-            (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_creation_tokens),
+            (
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cache_read_tokens,
+                usage.cache_creation_tokens,
+            ),
             (usage.total_tokens, usage.turns, usage.cost_usd),
-            (git.initial_commit, git.final_commit, git.commits, git.files, git.added, git.removed, git.pushed),
+            (
+                git.initial_commit,
+                git.final_commit,
+                git.commits,
+                git.files,
+                git.added,
+                git.removed,
+                git.pushed,
+            ),
         );
         let tokens = self.tokens();
         let of_row = (
-            (row.status.as_str(), row.reason.clone(), u32::try_from(row.attempt)?),
-            (tokens.input, tokens.output, tokens.cache_read, tokens.cache_creation),
-            (u64::try_from(row.total_tokens)?, u32::try_from(row.turns)?, cost),
+            (
+                row.status.as_str(),
+                row.reason.clone(),
+                u32::try_from(row.attempt)?,
+            ),
+            (
+                tokens.input,
+                tokens.output,
+                tokens.cache_read,
+                tokens.cache_creation,
+            ),
+            (
+                u64::try_from(row.total_tokens)?,
+                u32::try_from(row.turns)?,
+                cost,
+            ),
             (
                 text(&row.initial_commit_hash),
                 text(&row.final_commit_hash),
@@ -94,10 +134,16 @@ impl Books {
         );
         // A run that never got so far has no git status, and its row may know the first commit.
         if status.git.is_none() {
-            ensure!((&of_status.0, &of_status.1, &of_status.2) == (&of_row.0, &of_row.1, &of_row.2), "status {of_status:?}\nrow    {of_row:?}");
+            ensure!(
+                (&of_status.0, &of_status.1, &of_status.2) == (&of_row.0, &of_row.1, &of_row.2),
+                "status {of_status:?}\nrow    {of_row:?}"
+            );
             return Ok(());
         }
-        ensure!(of_status == of_row, "status {of_status:?}\nrow    {of_row:?}");
+        ensure!(
+            of_status == of_row,
+            "status {of_status:?}\nrow    {of_row:?}"
+        );
         Ok(())
     }
 
@@ -105,27 +151,55 @@ impl Books {
     fn every_attempt_had_one_pod(&self, run: &Run) -> Result<()> {
         let mut attempts: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for (attempt, pod) in run.space.witness.pods_of(&run.uid) {
-            attempts.entry(attempt).or_default().push(pod.metadata.uid.unwrap_or_default());
+            attempts
+                .entry(attempt)
+                .or_default()
+                .push(pod.metadata.uid.unwrap_or_default());
         }
-        ensure!(attempts.values().all(|pods| pods.len() == 1), "pods by attempt: {attempts:?}");
+        ensure!(
+            attempts.values().all(|pods| pods.len() == 1),
+            "pods by attempt: {attempts:?}"
+        );
         Ok(())
     }
 
     /// The termination message, the last event and the status say the same.
     pub(crate) fn sealed(&self, run: &Run) -> Result<Termination> {
-        let termination = run.space.witness.termination(&run.uid).context("no termination message was seen")?;
+        let termination = run
+            .space
+            .witness
+            .termination(&run.uid)
+            .context("no termination message was seen")?;
         let last = self.bodies.last().context("no events")?;
         let EventBody::Sealed(sealed) = &last.1 else {
             anyhow::bail!("the last event is {last:?}");
         };
         ensure!(
-            (sealed.outcome, &sealed.reason, sealed.usage, &sealed.git, sealed.sequence)
-                == (termination.outcome, &termination.reason, termination.usage, &termination.git, termination.sequence),
+            (
+                sealed.outcome,
+                &sealed.reason,
+                sealed.usage,
+                &sealed.git,
+                sealed.sequence
+            ) == (
+                termination.outcome,
+                &termination.reason,
+                termination.usage,
+                &termination.git,
+                termination.sequence
+            ),
             "event {sealed:?}\ntermination {termination:?}"
         );
-        ensure!(termination.acknowledged == termination.sequence, "not all was flushed: {termination:?}");
+        ensure!(
+            termination.acknowledged == termination.sequence,
+            "not all was flushed: {termination:?}"
+        );
         let sequence = u64::try_from(self.events.last().map_or(0, |event| event.sequence))?;
-        ensure!(termination.sequence == sequence, "sealed at {}, last event {sequence}", termination.sequence);
+        ensure!(
+            termination.sequence == sequence,
+            "sealed at {}, last event {sequence}",
+            termination.sequence
+        );
         let usage = self.status.usage.clone().unwrap_or_default();
         if self.row.attempt == 1 {
             ensure!(
@@ -140,25 +214,52 @@ impl Books {
     /// Each answer that the model sent whole is one message of the ledger, and no other is there.
     pub(crate) async fn every_answer_is_a_message(&self, run: &Run) -> Result<()> {
         let messages = ledger::messages(&run.space.world.ledger, run.id()).await?;
-        let said: Vec<_> = messages.iter().filter(|message| message.role == "assistant").map(|message| message.id).collect();
-        for answer in self.sent.iter().filter(|sent| sent.complete && sent.status == 200 && sent.kind == "turn") {
+        let said: Vec<_> = messages
+            .iter()
+            .filter(|message| message.role == "assistant")
+            .map(|message| message.id)
+            .collect();
+        for answer in self
+            .sent
+            .iter()
+            .filter(|sent| sent.complete && sent.status == 200 && sent.kind == "turn")
+        {
             let id = ids::message(run.id(), answer.message_id.as_deref().unwrap_or_default());
             let count = said.iter().filter(|said| **said == id).count();
             ensure!(count == 1, "{count} messages for the answer {answer:?}");
         }
-        ensure!(messages.first().and_then(|first| first.message_type.clone()).as_deref() == Some("workflow_start"), "first is {:?}", messages.first());
+        ensure!(
+            messages
+                .first()
+                .and_then(|first| first.message_type.clone())
+                .as_deref()
+                == Some("workflow_start"),
+            "first is {:?}",
+            messages.first()
+        );
         Ok(())
     }
 
     /// The diff and the commits, as git counts them in a clone from the server.
     pub(crate) async fn changes_are_gits(&self, clone: &git::Clone) -> Result<()> {
         let status = self.status.git.clone().context("the status has no git")?;
-        let counts = clone.counts(&status.initial_commit, &status.final_commit).await?;
-        let ours = git::Counts { commits: status.commits, files: status.files, added: status.added, removed: status.removed };
+        let counts = clone
+            .counts(&status.initial_commit, &status.final_commit)
+            .await?;
+        let ours = git::Counts {
+            commits: status.commits,
+            files: status.files,
+            added: status.added,
+            removed: status.removed,
+        };
         ensure!(ours == counts, "status {ours:?}, git {counts:?}");
         if let Some(branch) = &status.pushed {
             let there = clone.branch(branch).await?;
-            ensure!(there.as_ref() == Some(&status.final_commit), "{branch} is at {there:?}, not {}", status.final_commit);
+            ensure!(
+                there.as_ref() == Some(&status.final_commit),
+                "{branch} is at {there:?}, not {}",
+                status.final_commit
+            );
         }
         Ok(())
     }
@@ -166,7 +267,10 @@ impl Books {
     /// The SDK's last word on the session's cost, in micro-USD.
     pub(crate) fn session_cost(&self) -> Option<u64> {
         self.bodies.iter().rev().find_map(|(_, body)| match body {
-            EventBody::AgentResult { session_cost_micro_usd, .. } => Some(*session_cost_micro_usd),
+            EventBody::AgentResult {
+                session_cost_micro_usd,
+                ..
+            } => Some(*session_cost_micro_usd),
             _ => None,
         })
     }
@@ -174,7 +278,9 @@ impl Books {
     /// The row's cost in micro-USD.
     pub(crate) fn cost(&self) -> Option<u64> {
         use rust_decimal::prelude::ToPrimitive;
-        self.row.cost_estimate.and_then(|cost| (cost * rust_decimal::Decimal::from(1_000_000)).to_u64())
+        self.row
+            .cost_estimate
+            .and_then(|cost| (cost * rust_decimal::Decimal::from(1_000_000)).to_u64())
     }
 }
 

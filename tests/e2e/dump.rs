@@ -19,7 +19,12 @@ pub(crate) async fn of(case: &Case) -> String {
         let target = format!("deployment/{name}");
         section(world, &mut text, &["-n", SYSTEM, "logs", &target, TAIL]).await;
     }
-    section(world, &mut text, &["-n", SYSTEM, "get", "pods", "-o", "wide"]).await;
+    section(
+        world,
+        &mut text,
+        &["-n", SYSTEM, "get", "pods", "-o", "wide"],
+    )
+    .await;
     text
 }
 
@@ -29,13 +34,40 @@ async fn of_space(world: &World, space: &Space, text: &mut String) {
         let format = if what == "wfr" { "yaml" } else { "wide" };
         section(world, text, &["-n", namespace, "get", what, "-o", format]).await;
     }
-    section(world, text, &["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]).await;
-    let pods = world.kubectl(&["-n", namespace, "get", "pods", "-o", "name"], None).await.unwrap_or_default();
+    section(
+        world,
+        text,
+        &["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"],
+    )
+    .await;
+    let pods = world
+        .kubectl(&["-n", namespace, "get", "pods", "-o", "name"], None)
+        .await
+        .unwrap_or_default();
     for pod in pods.lines() {
         section(world, text, &["-n", namespace, "describe", pod]).await;
         for container in ["supervisor", "agent"] {
-            section(world, text, &["-n", namespace, "logs", pod, "-c", container, TAIL]).await;
-            section(world, text, &["-n", namespace, "logs", pod, "-c", container, "--previous", TAIL]).await;
+            section(
+                world,
+                text,
+                &["-n", namespace, "logs", pod, "-c", container, TAIL],
+            )
+            .await;
+            section(
+                world,
+                text,
+                &[
+                    "-n",
+                    namespace,
+                    "logs",
+                    pod,
+                    "-c",
+                    container,
+                    "--previous",
+                    TAIL,
+                ],
+            )
+            .await;
         }
     }
     rows(world, namespace, text).await;
@@ -59,7 +91,11 @@ async fn rows(world: &World, namespace: &str, text: &mut String) {
     ];
     for query in queries {
         let _ = writeln!(text, "---- {query}");
-        match sqlx::query_scalar::<_, String>(query).bind(namespace).fetch_all(&world.ledger).await {
+        match sqlx::query_scalar::<_, String>(query)
+            .bind(namespace)
+            .fetch_all(&world.ledger)
+            .await
+        {
             Ok(lines) => text.push_str(&lines.join("\n")),
             Err(error) => text.push_str(&error.to_string()),
         }

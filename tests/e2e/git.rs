@@ -33,8 +33,17 @@ impl Clone {
         let mut clone = git(folder.path());
         clone
             .args(["-c", &format!("http.sslCAInfo={}", ca.display())])
-            .args(["-c", &format!("http.curloptResolve={}", world.stage.git_outside_resolve)])
-            .args(["clone", "--quiet", "--mirror", &world.stage.git_outside_url, "repository.git"]);
+            .args([
+                "-c",
+                &format!("http.curloptResolve={}", world.stage.git_outside_resolve),
+            ])
+            .args([
+                "clone",
+                "--quiet",
+                "--mirror",
+                &world.stage.git_outside_url,
+                "repository.git",
+            ]);
         sh::run(&mut clone, None, Duration::from_secs(60)).await?;
         Ok(Self { folder })
     }
@@ -43,21 +52,33 @@ impl Clone {
     pub(crate) async fn git(&self, arguments: &[&str]) -> Result<String> {
         let mut command = git(self.folder.path());
         command.args(["-C", "repository.git"]).args(arguments);
-        Ok(sh::run(&mut command, None, Duration::from_secs(60)).await?.trim().to_owned())
+        Ok(sh::run(&mut command, None, Duration::from_secs(60))
+            .await?
+            .trim()
+            .to_owned())
     }
 
     /// Commit that a branch points at, if the server has it.
     pub(crate) async fn branch(&self, name: &str) -> Result<Option<String>> {
         let name = format!("refs/heads/{name}");
-        let found = self.git(&["for-each-ref", "--format=%(objectname)", &name]).await?;
+        let found = self
+            .git(&["for-each-ref", "--format=%(objectname)", &name])
+            .await?;
         Ok(Some(found).filter(|commit| !commit.is_empty()))
     }
 
     /// What `git rev-list` and `git diff --numstat` count.
     pub(crate) async fn counts(&self, from: &str, to: &str) -> Result<Counts> {
-        let commits = self.git(&["rev-list", "--count", &format!("{from}..{to}")]).await?;
+        let commits = self
+            .git(&["rev-list", "--count", &format!("{from}..{to}")])
+            .await?;
         let numstat = self.git(&["diff", "--numstat", "-M", from, to]).await?;
-        let mut counts = Counts { commits: commits.parse()?, files: 0, added: 0, removed: 0 };
+        let mut counts = Counts {
+            commits: commits.parse()?,
+            files: 0,
+            added: 0,
+            removed: 0,
+        };
         for line in numstat.lines() {
             let mut fields = line.split('\t');
             let mut number = || fields.next().unwrap_or("-").parse::<u64>().unwrap_or(0);
@@ -70,7 +91,9 @@ impl Clone {
 
     /// Text of a file at a commit.
     pub(crate) async fn show(&self, commit: &str, path: &str) -> Result<String> {
-        self.git(&["show", &format!("{commit}:{path}")]).await.with_context(|| format!("{path} at {commit}"))
+        self.git(&["show", &format!("{commit}:{path}")])
+            .await
+            .with_context(|| format!("{path} at {commit}"))
     }
 
     /// Everything that a branch holds, as bytes of one archive.
@@ -78,7 +101,11 @@ impl Clone {
         let mut command = git(self.folder.path());
         command.args(["-C", "repository.git", "archive", "--format=tar", branch]);
         let output = command.output().await?;
-        ensure!(output.status.success(), "git archive {branch}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "git archive {branch}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(output.stdout)
     }
 }

@@ -25,14 +25,20 @@ impl Process {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
             return false;
         };
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
         !matches!(state, None | Some('Z' | 'X'))
     }
 
     /// Whether it is `runledger <subcommand>`.
     pub(crate) fn is_runledger(&self, subcommand: &str) -> bool {
-        let program = self.command.first().map(|path| Path::new(path).file_name().unwrap_or_default());
-        program.is_some_and(|name| name == "runledger") && self.command.iter().any(|word| word == subcommand)
+        let program = self
+            .command
+            .first()
+            .map(|path| Path::new(path).file_name().unwrap_or_default());
+        program.is_some_and(|name| name == "runledger")
+            && self.command.iter().any(|word| word == subcommand)
     }
 
     /// Whether it is the CLI.
@@ -47,7 +53,11 @@ pub(crate) fn processes(pod_uid: &str) -> Vec<Process> {
     let underscored = pod_uid.replace('-', "_");
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
             continue;
         };
         let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
@@ -80,7 +90,10 @@ pub(crate) async fn product(world: &World, subcommand: &str) -> Result<usize> {
     let mut killed = 0;
     for pod in pods.list(&kube::api::ListParams::default()).await? {
         let uid = pod.metadata.uid.unwrap_or_default();
-        for process in processes(&uid).iter().filter(|process| process.is_runledger(subcommand)) {
+        for process in processes(&uid)
+            .iter()
+            .filter(|process| process.is_runledger(subcommand))
+        {
             process.signal(Signal::SIGKILL)?;
             killed += 1;
         }

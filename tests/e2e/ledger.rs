@@ -83,7 +83,8 @@ pub(crate) async fn messages(pool: &PgPool, run: Uuid) -> Result<Vec<MessageRow>
 
 /// Requests without an end, over all attempts.
 pub(crate) async fn estimated_requests(pool: &PgPool, run: Uuid) -> Result<i64> {
-    let sql = "SELECT coalesce(sum(estimated_requests), 0)::bigint FROM run_attempts WHERE run_id = $1";
+    let sql =
+        "SELECT coalesce(sum(estimated_requests), 0)::bigint FROM run_attempts WHERE run_id = $1";
     Ok(sqlx::query_scalar(sql).bind(run).fetch_one(pool).await?)
 }
 
@@ -104,6 +105,9 @@ pub(crate) fn contiguous(events: &[EventRow]) -> Result<()> {
 }
 
 /// What the events' bodies hold: as the wire has them, whatever of it the ledger keeps in columns.
-pub(crate) fn of_kind<'a>(events: &'a [EventRow], kind: &'a str) -> impl Iterator<Item = &'a EventRow> {
+pub(crate) fn of_kind<'a>(
+    events: &'a [EventRow],
+    kind: &'a str,
+) -> impl Iterator<Item = &'a EventRow> {
     events.iter().filter(move |event| event.kind == kind)
 }

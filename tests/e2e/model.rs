@@ -47,16 +47,25 @@ impl From<Kinds> for Tokens {
 /// What was sent under a tag, in order of the responses' ends; under any where absent.
 pub(crate) async fn sent(world: &World, tag: Option<&str>) -> Result<Vec<Sent>> {
     let key = tag.map(|tag| format!("/{tag}")).unwrap_or_default();
-    let path = format!("/api/v1/namespaces/{STAGE}/services/{}/proxy/log{key}", world.stage.model_service);
+    let path = format!(
+        "/api/v1/namespaces/{STAGE}/services/{}/proxy/log{key}",
+        world.stage.model_service
+    );
     let request = http::Request::get(path).body(Vec::new())?;
-    world.kube.request(request).await.context("reading the model's log")
+    world
+        .kube
+        .request(request)
+        .await
+        .context("reading the model's log")
 }
 
 /// The sum of what was sent whole.
 pub(crate) fn total(sent: &[Sent]) -> Tokens {
     sent.iter()
         .filter(|response| response.complete)
-        .fold(Tokens::default(), |sum, response| sum + response.usage.into())
+        .fold(Tokens::default(), |sum, response| {
+            sum + response.usage.into()
+        })
 }
 
 /// What the CLI asks for these tokens of this model, in micro-USD: its own price list.

@@ -14,7 +14,9 @@ use crate::runs::Manifest;
 
 /// Counts whoever calls: nobody may.
 async fn canary(address: &str) -> Result<(String, Arc<AtomicUsize>)> {
-    let listener = TcpListener::bind((address, 0)).await.context("listening for the canary")?;
+    let listener = TcpListener::bind((address, 0))
+        .await
+        .context("listening for the canary")?;
     let url = format!("http://{}", listener.local_addr()?);
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
@@ -26,7 +28,9 @@ async fn canary(address: &str) -> Result<(String, Arc<AtomicUsize>)> {
     Ok((url, calls))
 }
 
-pub(crate) async fn a_planted_git_config_gets_nothing_executed_read_or_sent(case: Case) -> Result<()> {
+pub(crate) async fn a_planted_git_config_gets_nothing_executed_read_or_sent(
+    case: Case,
+) -> Result<()> {
     let space = case.space("planted").await?;
     let (url, calls) = canary(case.world.variable("RUNLEDGER_HOST_IP")?).await?;
     // The trap needs the canary's address and the git server's: the task brings them to the shell
@@ -44,7 +48,10 @@ pub(crate) async fn a_planted_git_config_gets_nothing_executed_read_or_sent(case
     let status = victim.ends(Phase::Completed, WHOLE).await?;
     let books = Books::of(&victim, status).await?;
     let git = books.status.git.clone().context("no git")?;
-    ensure!(git.initial_commit == commit, "{git:?} does not go on from {commit}");
+    ensure!(
+        git.initial_commit == commit,
+        "{git:?} does not go on from {commit}"
+    );
     let clone = git::Clone::of(&case.world).await?;
     books.changes_are_gits(&clone).await?;
     ensure!(git.pushed == Some(space.tag("victim")), "pushed {git:?}");
@@ -53,23 +60,65 @@ pub(crate) async fn a_planted_git_config_gets_nothing_executed_read_or_sent(case
     let archive = clone.archive(&space.tag("victim")).await?;
     let text = String::from_utf8_lossy(&archive);
     let stage = &case.world.stage;
-    ensure!(!text.contains(&stage.git_password) && !text.contains(&stage.api_key), "a secret was pushed");
-    let listing = clone.git(&["ls-tree", "-r", "--name-only", &space.tag("victim")]).await?;
+    ensure!(
+        !text.contains(&stage.git_password) && !text.contains(&stage.api_key),
+        "a secret was pushed"
+    );
+    let listing = clone
+        .git(&["ls-tree", "-r", "--name-only", &space.tag("victim")])
+        .await?;
     for trace in ["password", "ANTHROPIC_API_KEY", "executed"] {
-        ensure!(!listing.lines().any(|file| file.contains(trace)), "{trace} is in the pushed tree:\n{listing}");
+        ensure!(
+            !listing.lines().any(|file| file.contains(trace)),
+            "{trace} is in the pushed tree:\n{listing}"
+        );
     }
     let work = work_folder(&case, &space).await?;
-    ensure!(!work.join("executed-by-supervisor").exists(), "a planted command ran in the supervisor");
+    ensure!(
+        !work.join("executed-by-supervisor").exists(),
+        "a planted command ran in the supervisor"
+    );
     Ok(())
 }
 
 /// The workspace's files as the host has them.
 async fn work_folder(case: &Case, space: &crate::case::Space) -> Result<std::path::PathBuf> {
-    let claim = space.kubectl(&["get", "wfws", "shared", "-o", "jsonpath={.status.claimName}"], None).await?;
-    let volume = space.kubectl(&["get", "pvc", claim.trim(), "-o", "jsonpath={.spec.volumeName}"], None).await?;
+    let claim = space
+        .kubectl(
+            &[
+                "get",
+                "wfws",
+                "shared",
+                "-o",
+                "jsonpath={.status.claimName}",
+            ],
+            None,
+        )
+        .await?;
+    let volume = space
+        .kubectl(
+            &[
+                "get",
+                "pvc",
+                claim.trim(),
+                "-o",
+                "jsonpath={.spec.volumeName}",
+            ],
+            None,
+        )
+        .await?;
     let path = case
         .world
-        .kubectl(&["get", "pv", volume.trim(), "-o", "jsonpath={.spec.local.path}{.spec.hostPath.path}"], None)
+        .kubectl(
+            &[
+                "get",
+                "pv",
+                volume.trim(),
+                "-o",
+                "jsonpath={.spec.local.path}{.spec.hostPath.path}",
+            ],
+            None,
+        )
         .await?;
     Ok(std::path::PathBuf::from(path.trim()).join("work"))
 }
@@ -78,9 +127,17 @@ async fn work_folder(case: &Case, space: &crate::case::Space) -> Result<std::pat
 async fn trap(case: &Case, space: &crate::case::Space, canary: &str) -> Result<()> {
     let work = work_folder(case, space).await?;
     let config = work.join(".git/config");
-    let text = std::fs::read_to_string(&config).with_context(|| format!("reading {}", config.display()))?;
-    ensure!(text.contains("http://canary.invalid"), "the scenario has planted nothing:\n{text}");
+    let text = std::fs::read_to_string(&config)
+        .with_context(|| format!("reading {}", config.display()))?;
+    ensure!(
+        text.contains("http://canary.invalid"),
+        "the scenario has planted nothing:\n{text}"
+    );
     let host = &case.world.stage.git_host;
-    std::fs::write(&config, text.replace("http://canary.invalid", canary).replace("git.invalid", host))?;
+    std::fs::write(
+        &config,
+        text.replace("http://canary.invalid", canary)
+            .replace("git.invalid", host),
+    )?;
     Ok(())
 }

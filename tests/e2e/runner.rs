@@ -52,7 +52,9 @@ pub(crate) fn main(tests: Vec<Test>) -> ExitCode {
         .collect();
     let tests: Vec<Test> = tests
         .into_iter()
-        .filter(|test| words.is_empty() || words.iter().any(|word| test.name.contains(word.as_str())))
+        .filter(|test| {
+            words.is_empty() || words.iter().any(|word| test.name.contains(word.as_str()))
+        })
         .collect();
     if std::env::args().any(|argument| argument == "--list") {
         for test in &tests {
@@ -79,13 +81,17 @@ async fn run(tests: Vec<Test>) -> Result<usize> {
     let began = Instant::now();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let world = Arc::new(World::up().await.context("bringing the cluster up")?);
-    println!("cluster and product are up after {:.0} s", began.elapsed().as_secs_f64());
+    println!(
+        "cluster and product are up after {:.0} s",
+        began.elapsed().as_secs_f64()
+    );
     println!("running {} tests", tests.len());
     let parallel = std::env::var("RUNLEDGER_E2E_PARALLEL")
         .ok()
         .and_then(|count| count.parse().ok())
         .unwrap_or(5);
-    let (together, by_itself): (Vec<Test>, Vec<Test>) = tests.into_iter().partition(|test| !test.alone);
+    let (together, by_itself): (Vec<Test>, Vec<Test>) =
+        tests.into_iter().partition(|test| !test.alone);
     let mut failed: Vec<&str> = futures::stream::iter(together)
         .map(|test| one(&world, test))
         .buffer_unordered(parallel)
@@ -125,7 +131,10 @@ async fn one(world: &Arc<World>, test: Test) -> Option<&'static str> {
         return None;
     };
     let state = dump::of(&case).await;
-    println!("test {} ... FAILED ({seconds:.1} s)\n{error}\n{state}", test.name);
+    println!(
+        "test {} ... FAILED ({seconds:.1} s)\n{error}\n{state}",
+        test.name
+    );
     Some(test.name)
 }
 

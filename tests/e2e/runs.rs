@@ -10,7 +10,7 @@ use runledger::api::workspace::Workspace;
 use runledger::names::{conditions, labels};
 use serde_json::{Value, json};
 
-use crate::case::{Space, START};
+use crate::case::{START, Space};
 use crate::wait::until;
 
 /// A manifest in the making.
@@ -80,9 +80,18 @@ impl Space {
     pub(crate) async fn start(&self, manifest: Manifest) -> Result<Run> {
         let name = manifest.name().to_owned();
         let arguments = ["create", "--validate=strict", "-f", "-"];
-        self.kubectl(&arguments, Some(&manifest.0.to_string())).await?;
-        let run = self.world.api::<WorkflowRun>(&self.namespace).get(&name).await?;
-        Ok(Run { space: self.clone(), name, uid: run.metadata.uid.unwrap_or_default() })
+        self.kubectl(&arguments, Some(&manifest.0.to_string()))
+            .await?;
+        let run = self
+            .world
+            .api::<WorkflowRun>(&self.namespace)
+            .get(&name)
+            .await?;
+        Ok(Run {
+            space: self.clone(),
+            name,
+            uid: run.metadata.uid.unwrap_or_default(),
+        })
     }
 }
 
@@ -92,7 +101,9 @@ impl Run {
     }
 
     pub(crate) fn id(&self) -> uuid::Uuid {
-        self.uid.parse().expect("Kubernetes gives uids that are UUIDs")
+        self.uid
+            .parse()
+            .expect("Kubernetes gives uids that are UUIDs")
     }
 
     pub(crate) fn tag(&self) -> String {
@@ -109,20 +120,37 @@ impl Run {
         &self,
         what: &str,
         deadline: Duration,
-        wanted: impl Fn(&WorkflowRunStatus) -> bool + Send,
+        wanted: impl Fn(&WorkflowRunStatus) -> bool + Send + Sync,
     ) -> Result<WorkflowRunStatus> {
-        let seen = until(self.api(), &self.name, what, deadline, |run: Option<&WorkflowRun>| {
-            run.and_then(|run| run.status.as_ref()).is_some_and(&wanted)
-        })
+        let seen = until(
+            self.api(),
+            &self.name,
+            what,
+            deadline,
+            |run: Option<&WorkflowRun>| {
+                run.and_then(|run| run.status.as_ref()).is_some_and(&wanted)
+            },
+        )
         .await?;
-        seen.and_then(|run| run.status).context("the run has no status")
+        seen.and_then(|run| run.status)
+            .context("the run has no status")
     }
 
     /// Waits until the agent works.
     pub(crate) async fn running(&self) -> Result<WorkflowRunStatus> {
-        let status = self.until("Running or ended", START, |status| status.phase != Phase::Pending).await?;
+        let status = self
+            .until("Running or ended", START, |status| {
+                status.phase != Phase::Pending
+            })
+            .await?;
         if status.phase != Phase::Running {
-            bail!("{} was to be Running and is {:?}: {:?} {:?}", self.name, status.phase, status.reason, status.message);
+            bail!(
+                "{} was to be Running and is {:?}: {:?} {:?}",
+                self.name,
+                status.phase,
+                status.reason,
+                status.message
+            );
         }
         Ok(status)
     }
@@ -131,42 +159,75 @@ impl Run {
     pub(crate) async fn ends(&self, phase: Phase, deadline: Duration) -> Result<WorkflowRunStatus> {
         let status = self
             .until("ended and Recorded", deadline, |status| {
-                matches!(status.phase, Phase::Completed | Phase::Failed | Phase::Killed) && recorded(status)
+                matches!(
+                    status.phase,
+                    Phase::Completed | Phase::Failed | Phase::Killed
+                ) && recorded(status)
             })
             .await?;
         if status.phase != phase {
-            bail!("{} ended {:?}, not {phase:?}: {:?} {:?}", self.name, status.phase, status.reason, status.message);
+            bail!(
+                "{} ended {:?}, not {phase:?}: {:?} {:?}",
+                self.name,
+                status.phase,
+                status.reason,
+                status.message
+            );
         }
         Ok(status)
     }
 
     /// Waits until it is Pending for that reason.
-    pub(crate) async fn waits_for(&self, reason: &str, deadline: Duration) -> Result<WorkflowRunStatus> {
+    pub(crate) async fn waits_for(
+        &self,
+        reason: &str,
+        deadline: Duration,
+    ) -> Result<WorkflowRunStatus> {
         let status = self
             .until(&format!("Pending for {reason}"), deadline, |status| {
                 status.reason.as_deref() == Some(reason) || !matches!(status.phase, Phase::Pending)
             })
             .await?;
         if status.phase != Phase::Pending {
-            bail!("{} is {:?} ({:?}: {:?}) and was to wait for {reason}", self.name, status.phase, status.reason, status.message);
+            bail!(
+                "{} is {:?} ({:?}: {:?}) and was to wait for {reason}",
+                self.name,
+                status.phase,
+                status.reason,
+                status.message
+            );
         }
         Ok(status)
     }
 
     pub(crate) async fn kill(&self) -> Result<()> {
         let patch = r#"{"spec":{"desiredState":"Killed"}}"#;
-        self.space.kubectl(&["patch", "wfr", &self.name, "--type=merge", "-p", patch], None).await?;
+        self.space
+            .kubectl(
+                &["patch", "wfr", &self.name, "--type=merge", "-p", patch],
+                None,
+            )
+            .await?;
         Ok(())
     }
 
     pub(crate) async fn delete(&self) -> Result<()> {
-        self.space.kubectl(&["delete", "wfr", &self.name, "--wait=false"], None).await?;
+        self.space
+            .kubectl(&["delete", "wfr", &self.name, "--wait=false"], None)
+            .await?;
         Ok(())
     }
 
     /// Waits until the object is gone.
     pub(crate) async fn gone(&self, deadline: Duration) -> Result<()> {
-        until(self.api(), &self.name, "gone", deadline, |run: Option<&WorkflowRun>| run.is_none()).await?;
+        until(
+            self.api(),
+            &self.name,
+            "gone",
+            deadline,
+            |run: Option<&WorkflowRun>| run.is_none(),
+        )
+        .await?;
         Ok(())
     }
 
@@ -175,24 +236,47 @@ impl Run {
         let pods: Api<Pod> = self.space.world.api(&self.space.namespace);
         for (_, pod) in self.space.witness.pods_of(&self.uid) {
             let name = pod.metadata.name.unwrap_or_default();
-            until(pods.clone(), &name, "gone", deadline, |pod: Option<&Pod>| pod.is_none()).await?;
+            until(
+                pods.clone(),
+                &name,
+                "gone",
+                deadline,
+                |pod: Option<&Pod>| pod.is_none(),
+            )
+            .await?;
         }
         let selector = format!("{}={}", labels::RUN_UID, self.uid);
         let left = pods.list(&ListParams::default().labels(&selector)).await?;
-        anyhow::ensure!(left.items.is_empty(), "{} still has {} pods", self.name, left.items.len());
+        anyhow::ensure!(
+            left.items.is_empty(),
+            "{} still has {} pods",
+            self.name,
+            left.items.len()
+        );
         Ok(())
     }
 
     /// Name of the pod that it has now.
     pub(crate) async fn pod(&self) -> Result<String> {
-        let status = self.until("has a pod", START, |status| status.pod_name.is_some()).await?;
+        let status = self
+            .until("has a pod", START, |status| status.pod_name.is_some())
+            .await?;
         status.pod_name.context("no pod")
     }
 
     /// Its workspace, which has to be there.
     pub(crate) async fn workspace(&self) -> Result<Workspace> {
-        let name = self.status().await?.workspace.context("the run has no workspace")?;
-        Ok(self.space.world.api::<Workspace>(&self.space.namespace).get(&name).await?)
+        let name = self
+            .status()
+            .await?
+            .workspace
+            .context("the run has no workspace")?;
+        Ok(self
+            .space
+            .world
+            .api::<Workspace>(&self.space.namespace)
+            .get(&name)
+            .await?)
     }
 }
 
@@ -203,5 +287,9 @@ pub(crate) fn recorded(status: &WorkflowRunStatus) -> bool {
 
 /// A condition's status.
 pub(crate) fn condition(status: &WorkflowRunStatus, kind: &str) -> Option<String> {
-    status.conditions.iter().find(|condition| condition.type_ == kind).map(|condition| condition.status.clone())
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .map(|condition| condition.status.clone())
 }

@@ -12,7 +12,7 @@ use runledger::pod::Assignment;
 use runledger::wire::Batch;
 use serde_json::json;
 
-use crate::case::{Case, Space, START, WHOLE};
+use crate::case::{Case, START, Space, WHOLE};
 use crate::check::Books;
 use crate::runs::{Manifest, Run};
 use crate::stage;
@@ -31,46 +31,111 @@ fn leaks(secrets: &[String], bytes: &[u8]) -> Option<String> {
         .map(|secret| secret.chars().take(4).collect())
 }
 
-pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens_further(case: Case) -> Result<()> {
+pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens_further(
+    case: Case,
+) -> Result<()> {
     let space = case.space("snoop").await?;
     let stage = &case.world.stage;
     let secrets = vec![stage.api_key.clone(), stage.git_password.clone()];
     let unknown_before = unknown(&case).await?;
     let run = space.start(Manifest::new(&space, "snoop", "snoop")).await?;
     run.running().await?;
-    let pod: Pod = case.world.api::<Pod>(&space.namespace).get(&run.pod().await?).await?;
+    let pod: Pod = case
+        .world
+        .api::<Pod>(&space.namespace)
+        .get(&run.pod().await?)
+        .await?;
     let status = run.ends(Phase::Completed, WHOLE).await?;
     let books = Books::of(&run, status).await?;
 
     // What the agent's shell found is a commit: its environment, files, processes and doors.
     let found = git::Clone::of(&case.world).await?;
     let archive = found.archive(&space.tag("snoop")).await?;
-    ensure!(leaks(&secrets, &archive).is_none(), "the agent's shell found a secret: {:?}", leaks(&secrets, &archive));
-    let read = async |file: &str| found.show(&space.tag("snoop"), &format!("found/{file}")).await;
-    ensure!(read("environ").await?.contains("ANTHROPIC_BASE_URL"), "the search saw no environment");
-    ensure!(read("files").await?.contains("/etc/passwd"), "the search saw no files");
-    ensure!(read("processes").await?.contains("runledger"), "the search saw no processes");
+    ensure!(
+        leaks(&secrets, &archive).is_none(),
+        "the agent's shell found a secret: {:?}",
+        leaks(&secrets, &archive)
+    );
+    let read = async |file: &str| {
+        found
+            .show(&space.tag("snoop"), &format!("found/{file}"))
+            .await
+    };
+    ensure!(
+        read("environ").await?.contains("ANTHROPIC_BASE_URL"),
+        "the search saw no environment"
+    );
+    ensure!(
+        read("files").await?.contains("/etc/passwd"),
+        "the search saw no files"
+    );
+    ensure!(
+        read("processes").await?.contains("runledger"),
+        "the search saw no processes"
+    );
     for door in read("doors").await?.lines() {
-        let (name, answer) = door.split_once('|').with_context(|| format!("line {door:?}"))?;
+        let (name, answer) = door
+            .split_once('|')
+            .with_context(|| format!("line {door:?}"))?;
         let opened = answer.contains(" 200") || answer.contains(" 201") || answer.contains(" 30");
         ensure!(!opened, "the door {name} opened: {answer}");
     }
-    ensure!(read("doors").await?.lines().count() >= 10, "few doors were tried: {}", read("doors").await?);
-    ensure!(read("tokens").await?.trim().is_empty(), "a service account's token: {}", read("tokens").await?);
-    ensure!(unknown(&case).await? == unknown_before, "another path of the model's host was reached");
+    ensure!(
+        read("doors").await?.lines().count() >= 10,
+        "few doors were tried: {}",
+        read("doors").await?
+    );
+    ensure!(
+        read("tokens").await?.trim().is_empty(),
+        "a service account's token: {}",
+        read("tokens").await?
+    );
+    ensure!(
+        unknown(&case).await? == unknown_before,
+        "another path of the model's host was reached"
+    );
 
     // Nor is one anywhere that others read.
     for (what, text) in [
         ("the pod", serde_json::to_string(&pod)?),
-        ("Events", space.kubectl(&["get", "events", "-o", "json"], None).await?),
-        ("the run", space.kubectl(&["get", "wfr,wfws", "-o", "json"], None).await?),
-        ("run_events", books.events.iter().map(|event| event.body.to_string()).collect()),
-        ("messages", format!("{:?}", ledger::messages(&case.world.ledger, run.id()).await?)),
+        (
+            "Events",
+            space
+                .kubectl(&["get", "events", "-o", "json"], None)
+                .await?,
+        ),
+        (
+            "the run",
+            space
+                .kubectl(&["get", "wfr,wfws", "-o", "json"], None)
+                .await?,
+        ),
+        (
+            "run_events",
+            books
+                .events
+                .iter()
+                .map(|event| event.body.to_string())
+                .collect(),
+        ),
+        (
+            "messages",
+            format!(
+                "{:?}",
+                ledger::messages(&case.world.ledger, run.id()).await?
+            ),
+        ),
         ("the row", format!("{:?}", books.row)),
-        ("the controller's log", logs(&case, "runledger-controller").await?),
+        (
+            "the controller's log",
+            logs(&case, "runledger-controller").await?,
+        ),
         ("the server's log", logs(&case, "runledger-server").await?),
     ] {
-        ensure!(leaks(&secrets, text.as_bytes()).is_none(), "{what} holds a secret");
+        ensure!(
+            leaks(&secrets, text.as_bytes()).is_none(),
+            "{what} holds a secret"
+        );
     }
     Ok(())
 }
@@ -78,12 +143,18 @@ pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens
 /// Requests that the model's host got for any other path.
 async fn unknown(case: &Case) -> Result<usize> {
     let sent = model::sent(&case.world, None).await?;
-    Ok(sent.iter().filter(|sent| sent.kind == "unknown" || sent.kind == "refused").map(|sent| &sent.path).count())
+    Ok(sent
+        .iter()
+        .filter(|sent| sent.kind == "unknown" || sent.kind == "refused")
+        .map(|sent| &sent.path)
+        .count())
 }
 
 async fn logs(case: &Case, deployment: &str) -> Result<String> {
     let target = format!("deployment/{deployment}");
-    case.world.kubectl(&["-n", crate::world::SYSTEM, "logs", &target], None).await
+    case.world
+        .kubectl(&["-n", crate::world::SYSTEM, "logs", &target], None)
+        .await
 }
 
 pub(crate) async fn an_event_for_another_run_is_refused(case: Case) -> Result<()> {
@@ -97,14 +168,40 @@ pub(crate) async fn an_event_for_another_run_is_refused(case: Case) -> Result<()
     let before = ledger::events(&case.world.ledger, theirs.id()).await?.len();
 
     let forged = batch(&space, &theirs);
-    ensure!(server.post(&theirs, &forged, Some(&token)).await? == 403, "another run's events were taken");
+    ensure!(
+        server.post(&theirs, &forged, Some(&token)).await? == 403,
+        "another run's events were taken"
+    );
     // The path is one run's and the body another's.
     let status = server.post(&mine, &forged, Some(&token)).await?;
-    ensure!((400..500).contains(&status), "a batch of another run was taken under our own path: {status}");
-    let other = self::token(&space, &mine, "https://kubernetes.default.svc.cluster.local").await?;
-    ensure!(server.post(&mine, &batch(&space, &mine), Some(&other)).await? == 401, "a token for another audience was taken");
-    ensure!(server.post(&mine, &batch(&space, &mine), Some("nonsense")).await? == 401, "a token of nobody was taken");
-    ensure!(server.post(&mine, &batch(&space, &mine), None).await? == 401, "no token was asked for");
+    ensure!(
+        (400..500).contains(&status),
+        "a batch of another run was taken under our own path: {status}"
+    );
+    let other = self::token(
+        &space,
+        &mine,
+        "https://kubernetes.default.svc.cluster.local",
+    )
+    .await?;
+    ensure!(
+        server
+            .post(&mine, &batch(&space, &mine), Some(&other))
+            .await?
+            == 401,
+        "a token for another audience was taken"
+    );
+    ensure!(
+        server
+            .post(&mine, &batch(&space, &mine), Some("nonsense"))
+            .await?
+            == 401,
+        "a token of nobody was taken"
+    );
+    ensure!(
+        server.post(&mine, &batch(&space, &mine), None).await? == 401,
+        "no token was asked for"
+    );
     // With the right token the same request goes through, so the refusals above were for their reason.
     let status = server.post(&mine, &json!({
         "runId": mine.id(), "attempt": 1, "sessionId": runledger::ids::session(&space.namespace, "mine"),
@@ -113,7 +210,12 @@ pub(crate) async fn an_event_for_another_run_is_refused(case: Case) -> Result<()
     ensure!(status == 200 || status == 400, "our own events: {status}");
 
     let events = ledger::events(&case.world.ledger, theirs.id()).await?;
-    ensure!(!events.iter().any(|event| event.body.to_string().contains("forged")), "the forged event is in the ledger");
+    ensure!(
+        !events
+            .iter()
+            .any(|event| event.body.to_string().contains("forged")),
+        "the forged event is in the ledger"
+    );
     ensure!(events.len() >= before, "events went away");
     mine.kill().await?;
     theirs.kill().await?;
@@ -143,11 +245,25 @@ fn batch(space: &Space, run: &Run) -> serde_json::Value {
 /// A token of the run's pod, as the kubelet would project it.
 async fn token(space: &Space, run: &Run, audience: &str) -> Result<String> {
     let status = run.status().await?;
-    let (name, uid) = (status.pod_name.context("no pod")?, status.pod_uid.context("no pod")?);
+    let (name, uid) = (
+        status.pod_name.context("no pod")?,
+        status.pod_uid.context("no pod")?,
+    );
     let token = space
         .kubectl(
-            &["create", "token", "default", "--audience", audience, "--bound-object-kind", "Pod",
-              "--bound-object-name", &name, "--bound-object-uid", &uid],
+            &[
+                "create",
+                "token",
+                "default",
+                "--audience",
+                audience,
+                "--bound-object-kind",
+                "Pod",
+                "--bound-object-name",
+                &name,
+                "--bound-object-uid",
+                &uid,
+            ],
             None,
         )
         .await?;
@@ -162,28 +278,55 @@ struct Server {
 
 impl Server {
     async fn of(space: &Space, run: &Run) -> Result<Self> {
-        let pod: Pod = space.world.api::<Pod>(&space.namespace).get(&run.pod().await?).await?;
+        let pod: Pod = space
+            .world
+            .api::<Pod>(&space.namespace)
+            .get(&run.pod().await?)
+            .await?;
         let written = pod.metadata.annotations.unwrap_or_default();
-        let assignment: Assignment =
-            serde_json::from_str(written.get(annotations::ASSIGNMENT).context("the pod has no assignment")?)?;
-        let host = assignment.server.url.host_str().context("the server has no host")?.to_owned();
-        let address = stage::outside(&space.world, crate::world::SYSTEM, "runledger-server").await?;
+        let assignment: Assignment = serde_json::from_str(
+            written
+                .get(annotations::ASSIGNMENT)
+                .context("the pod has no assignment")?,
+        )?;
+        let host = assignment
+            .server
+            .url
+            .host_str()
+            .context("the server has no host")?
+            .to_owned();
+        let address =
+            stage::outside(&space.world, crate::world::SYSTEM, "runledger-server").await?;
         let mut client = reqwest::Client::builder()
             .timeout(Duration::from_secs(20))
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(assignment.server.ca.as_bytes())?)
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(
+                assignment.server.ca.as_bytes(),
+            )?)
             .resolve(&host, address);
         client = client.no_proxy();
         let base = format!("https://{host}:{}", address.port());
-        let server = Self { client: client.build()?, base };
+        let server = Self {
+            client: client.build()?,
+            base,
+        };
         eventually("the server answers from outside", START, || async {
-            server.client.get(&server.base).send().await.map(drop).context("no answer")
+            server
+                .client
+                .get(&server.base)
+                .send()
+                .await
+                .map(drop)
+                .context("no answer")
         })
         .await?;
         Ok(server)
     }
 
     async fn post(&self, run: &Run, batch: &serde_json::Value, token: Option<&str>) -> Result<u16> {
-        let url = format!("{}/v1/namespaces/{}/runs/{}/events", self.base, run.space.namespace, run.name);
+        let url = format!(
+            "{}/v1/namespaces/{}/runs/{}/events",
+            self.base, run.space.namespace, run.name
+        );
         let mut request = self.client.post(url).json(batch);
         if let Some(token) = token {
             request = request.bearer_auth(token);

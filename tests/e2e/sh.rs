@@ -23,11 +23,24 @@ impl Output {
 }
 
 /// Runs a command to its end, whatever that is.
-pub(crate) async fn attempt(command: &mut Command, input: Option<&str>, deadline: Duration) -> Result<Output> {
+pub(crate) async fn attempt(
+    command: &mut Command,
+    input: Option<&str>,
+    deadline: Duration,
+) -> Result<Output> {
     let what = describe(command);
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = command.spawn().with_context(|| format!("starting {what}"))?;
+    command.stdin(if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    });
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("starting {what}"))?;
     if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
         let text = text.to_owned();
         tokio::spawn(async move {
@@ -46,7 +59,11 @@ pub(crate) async fn attempt(command: &mut Command, input: Option<&str>, deadline
 }
 
 /// Runs a command that has to succeed and returns its standard output.
-pub(crate) async fn run(command: &mut Command, input: Option<&str>, deadline: Duration) -> Result<String> {
+pub(crate) async fn run(
+    command: &mut Command,
+    input: Option<&str>,
+    deadline: Duration,
+) -> Result<String> {
     let what = describe(command);
     let output = attempt(command, input, deadline).await?;
     if output.code != 0 {
@@ -58,8 +75,14 @@ pub(crate) async fn run(command: &mut Command, input: Option<&str>, deadline: Du
 /// Runs a command whose progress a person wants to see, on standard error; returns standard output.
 pub(crate) async fn run_loudly(command: &mut Command, deadline: Duration) -> Result<String> {
     let what = describe(command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
-    let child = command.spawn().with_context(|| format!("starting {what}"))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true);
+    let child = command
+        .spawn()
+        .with_context(|| format!("starting {what}"))?;
     let Ok(output) = tokio::time::timeout(deadline, child.wait_with_output()).await else {
         bail!("{what} did not end within {} s", deadline.as_secs());
     };

@@ -27,14 +27,20 @@ where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
 {
     let last: Mutex<Option<K>> = Mutex::new(None);
-    let seen = Seen { last: &last, is_there };
+    let seen = Seen {
+        last: &last,
+        is_there,
+    };
     let waited = tokio::time::timeout(deadline, await_condition(api, name, seen)).await;
     match waited {
         Ok(object) => object.with_context(|| format!("watching {name} until {what}")),
         Err(_) => {
             let last = last.lock().unwrap().take();
             let state = last.map_or_else(|| "it is not there".to_owned(), |object| yaml(&object));
-            bail!("{name}: not {what} within {} s; last seen:\n{state}", deadline.as_secs())
+            bail!(
+                "{name}: not {what} within {} s; last seen:\n{state}",
+                deadline.as_secs()
+            )
         }
     }
 }
@@ -77,7 +83,10 @@ pub(crate) fn yaml<T: Serialize>(object: &T) -> String {
     let Ok(mut value) = serde_json::to_value(object) else {
         return "(cannot be shown)".to_owned();
     };
-    if let Some(metadata) = value.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
+    if let Some(metadata) = value
+        .get_mut("metadata")
+        .and_then(|metadata| metadata.as_object_mut())
+    {
         metadata.remove("managedFields");
     }
     serde_json::to_string_pretty(&value).unwrap_or_default()

@@ -38,19 +38,32 @@ impl Witness {
             }
             std::future::ready(())
         }));
-        Self { pods, _watch: Arc::new(Watch(task)) }
+        Self {
+            pods,
+            _watch: Arc::new(Watch(task)),
+        }
     }
 
     /// Every pod that a run ever had, as it was last seen, by attempt.
     pub(crate) fn pods_of(&self, run_uid: &str) -> Vec<(u32, Pod)> {
         let pods = self.pods.lock().unwrap();
         let label = |pod: &Pod, name: &str| {
-            pod.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned().unwrap_or_default()
+            pod.metadata
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get(name))
+                .cloned()
+                .unwrap_or_default()
         };
         let mut found: Vec<(u32, Pod)> = pods
             .values()
             .filter(|pod| label(pod, labels::RUN_UID) == run_uid)
-            .map(|pod| (label(pod, labels::ATTEMPT).parse().unwrap_or(0), pod.clone()))
+            .map(|pod| {
+                (
+                    label(pod, labels::ATTEMPT).parse().unwrap_or(0),
+                    pod.clone(),
+                )
+            })
             .collect();
         found.sort_by_key(|(attempt, _)| *attempt);
         found

@@ -37,7 +37,9 @@ impl World {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let images = images(&root).await?;
         let environment = cluster(&root).await?;
-        let kubeconfig = environment.get("KUBECONFIG").context("the cluster names no KUBECONFIG")?;
+        let kubeconfig = environment
+            .get("KUBECONFIG")
+            .context("the cluster names no KUBECONFIG")?;
         let config = Config::from_custom_kubeconfig(
             Kubeconfig::read_from(kubeconfig)?,
             &KubeConfigOptions::default(),
@@ -51,9 +53,17 @@ impl World {
             .max_connections(8)
             .acquire_timeout(Duration::from_secs(10))
             .connect_lazy(&stage.ledger_url)?;
-        let world = Self { kube, ledger, stage, environment, root };
+        let world = Self {
+            kube,
+            ledger,
+            stage,
+            environment,
+            root,
+        };
         for name in ["runledger-controller", "runledger-server"] {
-            world.deployment_ready(SYSTEM, name, Duration::from_secs(120)).await?;
+            world
+                .deployment_ready(SYSTEM, name, Duration::from_secs(120))
+                .await?;
         }
         Ok(world)
     }
@@ -64,7 +74,11 @@ impl World {
     }
 
     /// kubectl, whatever its end is.
-    pub(crate) async fn try_kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<sh::Output> {
+    pub(crate) async fn try_kubectl(
+        &self,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> Result<sh::Output> {
         let mut command = self.command("kubectl");
         command.args(arguments);
         sh::attempt(&mut command, input, Duration::from_secs(90)).await
@@ -88,7 +102,12 @@ impl World {
 
     /// Where the cluster keeps its files.
     pub(crate) fn cluster_dir(&self) -> PathBuf {
-        PathBuf::from(self.environment.get("RUNLEDGER_CLUSTER_DIR").cloned().unwrap_or_default())
+        PathBuf::from(
+            self.environment
+                .get("RUNLEDGER_CLUSTER_DIR")
+                .cloned()
+                .unwrap_or_default(),
+        )
     }
 
     /// A variable that the cluster printed.
@@ -100,27 +119,65 @@ impl World {
     }
 
     /// Waits until a Deployment has what it wants.
-    pub(crate) async fn deployment_ready(&self, namespace: &str, name: &str, deadline: Duration) -> Result<()> {
+    pub(crate) async fn deployment_ready(
+        &self,
+        namespace: &str,
+        name: &str,
+        deadline: Duration,
+    ) -> Result<()> {
         let api: Api<Deployment> = self.api(namespace);
-        until(api, name, "all of its replicas are ready", deadline, |deployment: Option<&Deployment>| {
-            let Some(deployment) = deployment else { return false };
-            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-            deployment.status.as_ref().is_some_and(|status| {
-                status.observed_generation >= deployment.metadata.generation
-                    && status.ready_replicas.unwrap_or(0) == wanted
-                    && status.updated_replicas.unwrap_or(0) == wanted
-                    && status.replicas.unwrap_or(0) == wanted
-            })
-        })
+        until(
+            api,
+            name,
+            "all of its replicas are ready",
+            deadline,
+            |deployment: Option<&Deployment>| {
+                let Some(deployment) = deployment else {
+                    return false;
+                };
+                let wanted = deployment
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(1);
+                deployment.status.as_ref().is_some_and(|status| {
+                    status.observed_generation >= deployment.metadata.generation
+                        && status.ready_replicas.unwrap_or(0) == wanted
+                        && status.updated_replicas.unwrap_or(0) == wanted
+                        && status.replicas.unwrap_or(0) == wanted
+                })
+            },
+        )
         .await?;
         Ok(())
+    }
+
+    /// How many pods a Deployment wants.
+    pub(crate) async fn replicas(&self, namespace: &str, name: &str) -> Result<u32> {
+        let deployment = self.api::<Deployment>(namespace).get(name).await?;
+        Ok(deployment
+            .spec
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1)
+            .unsigned_abs())
     }
 
     /// Scales a Deployment and waits until it is so.
     pub(crate) async fn scale(&self, namespace: &str, name: &str, replicas: u32) -> Result<()> {
         let count = format!("--replicas={replicas}");
-        self.kubectl(&["-n", namespace, "scale", &format!("deployment/{name}"), &count], None).await?;
-        self.deployment_ready(namespace, name, Duration::from_secs(90)).await
+        self.kubectl(
+            &[
+                "-n",
+                namespace,
+                "scale",
+                &format!("deployment/{name}"),
+                &count,
+            ],
+            None,
+        )
+        .await?;
+        self.deployment_ready(namespace, name, Duration::from_secs(90))
+            .await
     }
 
     /// Restarts of every container of the product, by pod and container.
@@ -129,7 +186,11 @@ impl World {
         let mut restarts = BTreeMap::new();
         for pod in pods {
             let name = pod.metadata.name.clone().unwrap_or_default();
-            for status in pod.status.and_then(|status| status.container_statuses).unwrap_or_default() {
+            for status in pod
+                .status
+                .and_then(|status| status.container_statuses)
+                .unwrap_or_default()
+            {
                 restarts.insert(format!("{name}/{}", status.name), status.restart_count);
             }
         }
@@ -147,7 +208,11 @@ impl World {
 }
 
 /// A command with the cluster's variables set, started in the checkout.
-pub(crate) fn command(root: &Path, environment: &BTreeMap<String, String>, program: &str) -> Command {
+pub(crate) fn command(
+    root: &Path,
+    environment: &BTreeMap<String, String>,
+    program: &str,
+) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root).envs(environment);
     command
@@ -168,19 +233,39 @@ async fn cluster(root: &Path) -> Result<BTreeMap<String, String>> {
     let script = sh::run_loudly(&mut up, Duration::from_secs(20 * 60)).await?;
     // A shell is the one reader of its own quoting.
     let names = [
-        "KUBECONFIG", "PATH", "RUNLEDGER_CLUSTER", "RUNLEDGER_CLUSTER_DIR", "RUNLEDGER_CLUSTER_BIN",
-        "RUNLEDGER_AUDIT_LOG", "RUNLEDGER_CONTAINERD_SOCKET", "RUNLEDGER_NODE_NAME", "RUNLEDGER_NODE_IP",
+        "KUBECONFIG",
+        "PATH",
+        "RUNLEDGER_CLUSTER",
+        "RUNLEDGER_CLUSTER_DIR",
+        "RUNLEDGER_CLUSTER_BIN",
+        "RUNLEDGER_AUDIT_LOG",
+        "RUNLEDGER_CONTAINERD_SOCKET",
+        "RUNLEDGER_NODE_NAME",
+        "RUNLEDGER_NODE_IP",
         "RUNLEDGER_HOST_IP",
     ];
     let mut printed = format!("{script}\n");
     for name in names {
         printed.push_str(&format!("printf '%s\\n' \"${name}\"\n"));
     }
-    let values = sh::run(Command::new("sh").args(["-c", &printed]), None, Duration::from_secs(10)).await?;
-    Ok(names.iter().map(ToString::to_string).zip(values.lines().map(str::to_owned)).collect())
+    let values = sh::run(
+        Command::new("sh").args(["-c", &printed]),
+        None,
+        Duration::from_secs(10),
+    )
+    .await?;
+    Ok(names
+        .iter()
+        .map(ToString::to_string)
+        .zip(values.lines().map(str::to_owned))
+        .collect())
 }
 
 /// Builds every image that the suite needs and returns what the build printed.
 async fn images(root: &Path) -> Result<String> {
-    sh::run_loudly(&mut Command::new(root.join("tests/images/build")), Duration::from_secs(40 * 60)).await
+    sh::run_loudly(
+        &mut Command::new(root.join("tests/images/build")),
+        Duration::from_secs(40 * 60),
+    )
+    .await
 }

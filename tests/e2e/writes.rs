@@ -22,16 +22,31 @@ fn writes(world: &World, concerns: impl Fn(&str) -> bool) -> Result<Vec<String>>
         if !line.contains(&user) {
             continue;
         }
-        let Ok(entry) = serde_json::from_str::<Value>(&line) else { continue };
-        let text = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Ok(entry) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        let text = |pointer: &str| {
+            entry
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let (verb, resource) = (text("/verb"), text("/objectRef/resource"));
-        let counted = matches!(verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
-            && !matches!(resource.as_str(), "events" | "leases" | "tokenreviews" | "subjectaccessreviews")
-            && text("/stage") == "ResponseComplete"
+        let counted = matches!(
+            verb.as_str(),
+            "create" | "update" | "patch" | "delete" | "deletecollection"
+        ) && !matches!(
+            resource.as_str(),
+            "events" | "leases" | "tokenreviews" | "subjectaccessreviews"
+        ) && text("/stage") == "ResponseComplete"
             && text("/user/username").starts_with(&user);
         let namespace = text("/objectRef/namespace");
         if counted && concerns(&namespace) {
-            let code = entry.pointer("/responseStatus/code").and_then(Value::as_i64).unwrap_or(0);
+            let code = entry
+                .pointer("/responseStatus/code")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
             found.push(format!(
                 "{verb} {resource}/{} {} in {namespace} -> {code}",
                 text("/objectRef/subresource"),
@@ -51,7 +66,10 @@ async fn settled(world: &World, concerns: impl Fn(&str) -> bool) -> Result<Vec<S
         if last.0 != now.len() {
             *last = (now.len(), tokio::time::Instant::now());
         }
-        ensure!(last.1.elapsed() > Duration::from_secs(3), "the last write was a moment ago");
+        ensure!(
+            last.1.elapsed() > Duration::from_secs(3),
+            "the last write was a moment ago"
+        );
         Ok(now)
     })
     .await
@@ -64,19 +82,33 @@ pub(crate) async fn a_run_on_an_empty_dir_costs_at_most_eight_writes(case: Case)
     run.ends(Phase::Completed, WHOLE).await?;
     run.pods_gone(START).await?;
     let written = settled(&case.world, |namespace| namespace == space.namespace).await?;
-    ensure!(written.len() <= 8, "{} writes:\n{}", written.len(), written.join("\n"));
+    ensure!(
+        written.len() <= 8,
+        "{} writes:\n{}",
+        written.len(),
+        written.join("\n")
+    );
     ensure!(!written.is_empty(), "the audit log shows nothing");
     println!("    writes with an emptyDir: {}", written.len());
     Ok(())
 }
 
-pub(crate) async fn a_run_with_a_new_workspace_costs_at_most_twelve_writes(case: Case) -> Result<()> {
+pub(crate) async fn a_run_with_a_new_workspace_costs_at_most_twelve_writes(
+    case: Case,
+) -> Result<()> {
     let space = case.space("writes12").await?;
-    let run = space.start(Manifest::new(&space, "twelve", "limited")).await?;
+    let run = space
+        .start(Manifest::new(&space, "twelve", "limited"))
+        .await?;
     run.ends(Phase::Completed, WHOLE).await?;
     run.pods_gone(START).await?;
     let written = settled(&case.world, |namespace| namespace == space.namespace).await?;
-    ensure!(written.len() <= 12, "{} writes:\n{}", written.len(), written.join("\n"));
+    ensure!(
+        written.len() <= 12,
+        "{} writes:\n{}",
+        written.len(),
+        written.join("\n")
+    );
     println!("    writes with a new workspace: {}", written.len());
     Ok(())
 }
@@ -84,21 +116,44 @@ pub(crate) async fn a_run_with_a_new_workspace_costs_at_most_twelve_writes(case:
 pub(crate) async fn a_resync_in_which_nothing_changed_writes_nothing(case: Case) -> Result<()> {
     let old = case.space("resync").await?;
     let done = old.start(Manifest::new(&old, "done", "limited")).await?;
-    let waiting = old.start(Manifest::new(&old, "waiting", "limited").set("agent.secretName", "later")).await?;
+    let waiting = old
+        .start(Manifest::new(&old, "waiting", "limited").set("agent.secretName", "later"))
+        .await?;
     done.ends(Phase::Completed, WHOLE).await?;
     done.pods_gone(START).await?;
-    waiting.waits_for(runledger::names::reasons::MISSING_SECRET, START).await?;
+    waiting
+        .waits_for(runledger::names::reasons::MISSING_SECRET, START)
+        .await?;
     let before = settled(&case.world, |namespace| namespace == old.namespace).await?;
 
-    case.world.kubectl(&["-n", SYSTEM, "rollout", "restart", "deployment/runledger-controller"], None).await?;
-    case.world.deployment_ready(SYSTEM, "runledger-controller", START).await?;
+    case.world
+        .kubectl(
+            &[
+                "-n",
+                SYSTEM,
+                "rollout",
+                "restart",
+                "deployment/runledger-controller",
+            ],
+            None,
+        )
+        .await?;
+    case.world
+        .deployment_ready(SYSTEM, "runledger-controller", START)
+        .await?;
     // A run that goes through shows that the new controller has come through its first list.
     let new = case.space("resync-new").await?;
-    let marker = new.start(Manifest::new(&new, "marker", "limited").set("workspace.persistent", false)).await?;
+    let marker = new
+        .start(Manifest::new(&new, "marker", "limited").set("workspace.persistent", false))
+        .await?;
     marker.ends(Phase::Completed, WHOLE).await?;
     let after = settled(&case.world, |namespace| namespace == old.namespace).await?;
     let more = after.get(before.len()..).unwrap_or_default();
-    ensure!(more.is_empty(), "written though nothing had changed:\n{}", more.join("\n"));
+    ensure!(
+        more.is_empty(),
+        "written though nothing had changed:\n{}",
+        more.join("\n")
+    );
     waiting.kill().await?;
     waiting.ends(Phase::Killed, START).await?;
     Ok(())

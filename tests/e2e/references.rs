@@ -1,0 +1,295 @@
+//! What a run refers to may still appear: it stays Pending, says what it waits for soon after the
+//! cluster does, and goes on by itself when the cause goes away.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Event;
+use kube::api::ListParams;
+use runledger::api::run::{Phase, WorkflowRunStatus};
+use runledger::names::reasons;
+use serde_json::json;
+
+use crate::case::{Case, START, Space, WHOLE};
+use crate::runs::{Manifest, Run};
+use crate::stage::STAGE;
+use crate::wait::eventually;
+
+/// From the cluster's word until ours.
+const TOLD: Duration = Duration::from_secs(10);
+/// The kubelet tries a failed mount or pull again after up to two minutes, and looks for a changed
+/// Secret every minute or so.
+const CURED: Duration = Duration::from_secs(240);
+
+/// Waits until the cluster says it: an Event in the namespace with these words.
+async fn cluster_says(space: &Space, words: &[&str]) -> Result<Instant> {
+    let api = space.world.api::<Event>(&space.namespace);
+    eventually(&format!("an Event about {words:?}"), START, || async {
+        let events = api.list(&ListParams::default()).await?;
+        let texts: Vec<String> = events
+            .items
+            .iter()
+            .filter(|event| {
+                event
+                    .source
+                    .as_ref()
+                    .and_then(|source| source.component.as_deref())
+                    != Some("runledger-controller")
+            })
+            .map(|event| {
+                format!(
+                    "{} {}",
+                    event.reason.as_deref().unwrap_or_default(),
+                    event.message.as_deref().unwrap_or_default()
+                )
+            })
+            .collect();
+        ensure!(
+            texts
+                .iter()
+                .any(|text| words.iter().all(|word| text.contains(word))),
+            "{texts:#?}"
+        );
+        Ok(Instant::now())
+    })
+    .await
+}
+
+/// Ours, soon after, with a sentence that names it.
+async fn told(run: &Run, since: Instant, reason: &str, name: &str) -> Result<WorkflowRunStatus> {
+    let status = run
+        .waits_for(
+            reason,
+            TOLD.saturating_sub(since.elapsed())
+                .max(Duration::from_secs(1)),
+        )
+        .await?;
+    let message = status.message.clone().unwrap_or_default();
+    ensure!(
+        message.contains(name),
+        "{name:?} is not named in {message:?}"
+    );
+    Ok(status)
+}
+
+async fn goes_on(run: &Run) -> Result<()> {
+    run.until("no longer Pending", CURED, |status| {
+        status.phase != Phase::Pending
+    })
+    .await?;
+    run.ends(Phase::Completed, WHOLE).await?;
+    Ok(())
+}
+
+pub(crate) async fn a_missing_secret_is_named_and_the_run_goes_on_when_it_appears(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("nosecret").await?;
+    let run = space
+        .start(Manifest::new(&space, "run", "limited").set("agent.secretName", "later"))
+        .await?;
+    let since = cluster_says(&space, &["FailedMount", "later"]).await?;
+    told(&run, since, reasons::MISSING_SECRET, "later").await?;
+    space.apply(&case.world.stage.model_secret("later")).await?;
+    goes_on(&run).await
+}
+
+pub(crate) async fn a_missing_config_map_is_named_and_the_run_goes_on_when_it_appears(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("noconfig").await?;
+    let manifest = Manifest::new(&space, "run", "limited").without("task").set(
+        "taskFrom",
+        json!({"configMapKeyRef": {"name": "later", "key": "task"}}),
+    );
+    let run = space.start(manifest).await?;
+    let since = cluster_says(&space, &["FailedMount", "later"]).await?;
+    told(&run, since, reasons::MISSING_CONFIG_MAP, "later").await?;
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"},
+        "data": {"task": space.task("run", "limited")},
+    });
+    space.apply(&map).await?;
+    goes_on(&run).await
+}
+
+pub(crate) async fn a_missing_storage_class_is_named_and_the_run_goes_on_when_it_appears(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("noclass").await?;
+    let class = space.namespace.clone();
+    let manifest =
+        Manifest::new(&space, "run", "limited").set("workspace.storageClassName", class.as_str());
+    let run = space.start(manifest).await?;
+    let since = cluster_says(&space, &[&class, "not found"]).await?;
+    told(&run, since, reasons::MISSING_STORAGE_CLASS, &class).await?;
+    let object = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": class},
+        "provisioner": "runledger.test/local", "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    space.apply(&object).await?;
+    let end = goes_on(&run).await;
+    space
+        .kubectl(&["delete", "storageclass", &class], None)
+        .await?;
+    end
+}
+
+pub(crate) async fn an_image_that_cannot_be_pulled_is_named_and_the_run_goes_on_when_it_is_there(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("noimage").await?;
+    let image = format!("registry.invalid/{}:1", space.namespace);
+    let run = space
+        .start(Manifest::new(&space, "run", "limited").set("agent.image", image.as_str()))
+        .await?;
+    let since = cluster_says(&space, &["Failed", &image]).await?;
+    told(&run, since, reasons::IMAGE, &image).await?;
+    // Once the node has it the kubelet asks no registry.
+    let socket = case
+        .world
+        .variable("RUNLEDGER_CONTAINERD_SOCKET")?
+        .to_owned();
+    let mut tag = case.world.command("sh");
+    tag.args([
+        "tests/cluster/cluster.sh",
+        "exec",
+        "--name",
+        case.world.variable("RUNLEDGER_CLUSTER")?,
+        "--",
+    ]);
+    tag.args([
+        "ctr",
+        "--address",
+        &socket,
+        "-n",
+        "k8s.io",
+        "images",
+        "tag",
+        &case.world.stage.agent_image,
+        &image,
+    ]);
+    crate::sh::run(&mut tag, None, Duration::from_secs(60)).await?;
+    goes_on(&run).await
+}
+
+pub(crate) async fn an_unreachable_repository_is_named_and_the_run_goes_on_when_it_answers(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("norepo").await?;
+    // A port of the git server's Service behind which nothing listens yet.
+    let port = 9443;
+    open(&case, port, 9).await?;
+    let host = case.world.stage.git_host.clone();
+    let url = case
+        .world
+        .stage
+        .repository_url()
+        .replacen(&host, &format!("{host}:{port}"), 1);
+    let began = Instant::now();
+    let run = space
+        .start(Manifest::new(&space, "run", "limited").set("repository.url", url))
+        .await?;
+    let status = run
+        .waits_for(reasons::REPOSITORY_UNREACHABLE, START)
+        .await?;
+    println!(
+        "    unreachable repository named after {:.0} s",
+        began.elapsed().as_secs_f64()
+    );
+    ensure!(
+        status
+            .message
+            .as_ref()
+            .is_some_and(|message| message.contains(&host)),
+        "{:?}",
+        status.message
+    );
+    open(&case, port, 8443).await?;
+    goes_on(&run).await
+}
+
+/// Lets a port of the git server's Service lead to that port of its pod.
+async fn open(case: &Case, port: u16, target: u16) -> Result<()> {
+    let patch = json!({"spec": {"ports": [{"name": "late", "port": port, "targetPort": target, "protocol": "TCP"}]}});
+    let service = &case.world.stage.git_service;
+    case.world
+        .kubectl(
+            &[
+                "-n",
+                STAGE,
+                "patch",
+                "service",
+                service,
+                "--type=strategic",
+                "-p",
+                &patch.to_string(),
+            ],
+            None,
+        )
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn a_wrong_password_is_named_and_the_run_goes_on_with_the_right_one(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("nopass").await?;
+    let right = case.world.stage.git_secret("git");
+    let mut wrong = right.clone();
+    wrong["stringData"]["password"] = json!("not this one");
+    space.apply(&wrong).await?;
+    let run = space.start(Manifest::new(&space, "run", "limited")).await?;
+    let status = run
+        .until("told of its wrong password", START, |status| {
+            status.reason.as_deref() == Some(reasons::AUTHENTICATION_FAILED)
+        })
+        .await?;
+    let message = status.message.clone().unwrap_or_default();
+    ensure!(
+        message.contains(&case.world.stage.git_host),
+        "the host is not named in {message:?}"
+    );
+    ensure!(!message.contains("not this one"), "the password is told");
+    ensure!(
+        status.phase == Phase::Pending,
+        "a password can still be set right: {status:#?}"
+    );
+    space.apply(&right).await?;
+    goes_on(&run).await
+}
+
+pub(crate) async fn a_pod_without_a_node_is_named_and_the_run_goes_on_when_there_is_room(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("nonode").await?;
+    let label = format!("e2e/{}", space.namespace);
+    let selector = json!({ &label: "yes" });
+    let run = space
+        .start(Manifest::new(&space, "run", "limited").set("podTemplate.nodeSelector", selector))
+        .await?;
+    let since = cluster_says(&space, &["FailedScheduling"]).await?;
+    let status = run
+        .waits_for(reasons::SCHEDULING, TOLD.saturating_sub(since.elapsed()))
+        .await?;
+    ensure!(
+        status
+            .message
+            .as_ref()
+            .is_some_and(|message| message.contains("node")),
+        "{:?}",
+        status.message
+    );
+    let node = case
+        .world
+        .variable("RUNLEDGER_NODE_NAME")
+        .context("no node")?;
+    space
+        .kubectl(&["label", "node", node, &format!("{label}=yes")], None)
+        .await?;
+    let end = goes_on(&run).await;
+    space
+        .kubectl(&["label", "node", node, &format!("{label}-")], None)
+        .await?;
+    end
+}
