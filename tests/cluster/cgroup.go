@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,13 +76,20 @@ func makeCgroup(name string, pid int) error {
 	return nil
 }
 
-// delegate passes all of a v2 group's controllers on to its children.
+// delegate passes a v2 group's controllers on to its children, as far as the kubelet wants them and they are not.
 func delegate(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
 		return err
 	}
-	for _, controller := range strings.Fields(string(data)) {
+	passed, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return err
+	}
+	for _, controller := range []string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids"} {
+		if !slices.Contains(strings.Fields(string(available)), controller) || slices.Contains(strings.Fields(string(passed)), controller) {
+			continue
+		}
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0); err != nil {
 			return fmt.Errorf("cgroup controller %s can't be passed on from %s (inside a container, give it a cgroup namespace of its own): %w", controller, dir, err)
 		}

@@ -45,6 +45,7 @@ type state struct {
 	NodeIP   string  `json:"nodeIP"`
 	Cgroup   string  `json:"cgroup"` // below each hierarchy's mount point
 	Egress   bool    `json:"egress"`
+	Owner    int     `json:"owner"`    // the process with which it goes; 0 for none
 	Bin      string  `json:"bin"`      // folder of the tools that it runs
 	Rules    []rule  `json:"rules"`    // iptables rules on the host, to be removed as they were added
 	Forward  string  `json:"forward"`  // the host's ip_forward before it was set, if it was
@@ -107,6 +108,7 @@ func (c cluster) save(s *state) error {
 // lock takes the cluster for this process until the file is closed or the process ends. The lock is on the directory
 // itself, so that none is left behind; nil without error means that there is no directory and none was wanted.
 func (c cluster) lock(create bool) (*os.File, error) {
+	defer progress("waiting for another command on cluster " + c.name)()
 	for {
 		if create {
 			if err := os.MkdirAll(c.dir, 0o755); err != nil {

@@ -14,6 +14,7 @@ import (
 
 func TestUpAfterUpChangesNothingAndPrintsTheSame(t *testing.T) {
 	c := testCluster(t, "twice")
+	settings := kernelSettings(t)
 	first := mustUp(t, c)
 	before := c.load()
 	start := time.Now()
@@ -25,6 +26,35 @@ func TestUpAfterUpChangesNothingAndPrintsTheSame(t *testing.T) {
 	}
 	if after := c.load(); after.Init != before.Init {
 		t.Errorf("the second up started init again")
+	}
+	if now := kernelSettings(t); now != settings {
+		t.Errorf("the host's kernel settings were\n%sand are\n%s", settings, now)
+	}
+}
+
+// kernelSettings are those of the whole machine that the kubelet and kube-proxy change where they can.
+func kernelSettings(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, name := range []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+		"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "net/netfilter/nf_conntrack_max", "net/ipv4/ip_forward"} {
+		value, _ := os.ReadFile("/proc/sys/" + name) // some kernels lack some
+		fmt.Fprintf(&all, "%s %s\n", name, strings.TrimSpace(string(value)))
+	}
+	return all.String()
+}
+
+func TestTwoUpsAtOnceMakeOneCluster(t *testing.T) {
+	c := testCluster(t, "race")
+	results := make(chan string, 2)
+	for range 2 {
+		go func() {
+			out, err := clusterCommand(c, "up", "--owner-pid", fmt.Sprint(os.Getpid())).Output()
+			results <- fmt.Sprint(string(out), err)
+		}()
+	}
+	if a, b := <-results, <-results; a != b || !strings.Contains(a, "KUBECONFIG") {
+		t.Errorf("one:\n%s\nother:\n%s", a, b)
 	}
 }
 

@@ -52,6 +52,9 @@ func up(c cluster, o upOptions) error {
 			if s.Bin != bin {
 				say("cluster %s was made with other versions of its tools; down and up renews it", c.name)
 			}
+			if s.Owner != o.ownerPID {
+				say("cluster %s was made to go with process %d (0: with none), and still will", c.name, s.Owner)
+			}
 			printEnv(c, s)
 			return nil
 		}
@@ -109,7 +112,7 @@ func plan(c cluster, o upOptions, bin string) (*state, error) {
 		return nil, err
 	}
 	defer base.Close()
-	s := &state{Boot: bootID(), Veth: c.veth(), Cgroup: c.cgroup(), Egress: o.egress, Bin: bin}
+	s := &state{Boot: bootID(), Veth: c.veth(), Cgroup: c.cgroup(), Egress: o.egress, Owner: o.ownerPID, Bin: bin}
 	if s.HostIP, s.NodeIP, err = chooseAddresses(c); err != nil {
 		return nil, err
 	}
