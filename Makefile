@@ -13,10 +13,13 @@ preflight: ## Check this machine, and install the Debian packages that are missi
 test: ## Everything that CI checks (STAGES="format chart": only these)
 	@tests/check $(STAGES)
 
+generated: ## Write what is generated from the sources: CRDs, the chart as rendered
+	@tests/generated
+
 cluster-up: ## Bring up a Kubernetes of this checkout's own (CLUSTER_FLAGS=--egress: with a way out)
 	@tests/cluster/cluster.sh up $(CLUSTER_FLAGS)
 
 cluster-down: ## Take it away, and all that it left
 	@tests/cluster/cluster.sh down
 
-.PHONY: help preflight test cluster-up cluster-down
+.PHONY: help preflight test generated cluster-up cluster-down

@@ -46,7 +46,9 @@ working() {
 # Not one for all checkouts: cargo takes the package of two checkouts for the same and goes by
 # file times, so one would run the other's binary. A checkout that is new takes over the folder of
 # one that is gone, less the package itself, and so has its dependencies built (CI clones anew).
+# A CARGO_TARGET_DIR that is set already is left alone.
 use_target_dir() {
+  [[ -z ${CARGO_TARGET_DIR:-} ]] || return 0
   local dir orphan
   dir=$RUNLEDGER_CACHE/target/$(printf '%s' "$root" | sha256sum | cut -c -12)
   export CARGO_TARGET_DIR=$dir
@@ -67,4 +69,12 @@ use_target_dir() {
     (cd "$root" && cargo clean --quiet --package runledger 2>/dev/null) || true
     printf '%s\n' "$root" >"$dir/checkout"
   ) 9>"$RUNLEDGER_CACHE/target/.lock"
+}
+
+# use_cluster_tools: kubectl, helm and kubeconform of the test cluster's on the PATH, built if they
+# have to be.
+use_cluster_tools() {
+  local bin
+  bin=$("$root/tests/cluster/cluster.sh" tools)
+  export PATH=$bin:$PATH
 }
