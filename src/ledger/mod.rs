@@ -7,11 +7,16 @@
 //! run's phase is.
 
 mod clean;
+mod effects;
 mod error;
 mod figures;
+mod lookup;
+pub mod migrate;
 mod mirror;
 mod pool;
 pub mod records;
+mod store;
 
 pub use error::Error;
 pub use pool::Ledger;
+pub use store::Target;

@@ -1,0 +1,428 @@
+//! What events mean for the ledger's rows, as pure functions: which rows an event becomes, and what
+//! a set of newly stored events changes. Every change is either a greater figure, a word that is
+//! filled in once, or the word of the highest sequence: so neither order nor repetition matters.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::Error;
+use super::clean;
+use super::figures::{self, Figures, MAX_ATTEMPT, figure};
+use crate::wire::{Batch, Event, EventBody, MAX_BATCH_EVENTS, Message, MessageKind, Role, Source};
+
+/// A batch that can be stored, as rows.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) attempt: i32,
+    pub(super) events: Vec<EventRow>,
+}
+
+/// A row of `run_events`, and the event that it came from.
+#[derive(Debug)]
+pub(super) struct EventRow {
+    pub(super) sequence: i64,
+    pub(super) at: Timestamp,
+    pub(super) kind: String,
+    pub(super) body: Value,
+    pub(super) altered: bool,
+    pub(super) effect: Effect,
+}
+
+/// What one event changes beside its own row.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Nothing,
+    Started {
+        repository: Option<String>,
+        branch: Option<String>,
+        initial_commit: Option<String>,
+    },
+    Message(Box<MessageRow>),
+    Request {
+        model: Option<String>,
+        figures: Figures,
+    },
+    Result {
+        text: String,
+        figures: Figures,
+    },
+    Sealed {
+        changes: Option<Value>,
+        figures: Figures,
+    },
+}
+
+/// A row of `messages`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct MessageRow {
+    pub(super) id: Uuid,
+    pub(super) role: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) text: String,
+    pub(super) raw_payload: Value,
+    pub(super) tool_calls: Value,
+    pub(super) tool_outputs: Value,
+    pub(super) usage: Value,
+}
+
+/// What newly stored events change in their attempt's row.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct AttemptChange {
+    pub(super) figures: Figures,
+    pub(super) repository: Option<String>,
+    pub(super) branch: Option<String>,
+    pub(super) initial_commit: Option<String>,
+    pub(super) changes: Option<Value>,
+    pub(super) model: Option<(i64, String)>,
+    pub(super) result: Option<(i64, String)>,
+    pub(super) sealed: Option<i64>,
+}
+
+impl Stored {
+    /// The batch's rows; refused, with a sentence, where it could not have been made by a supervisor.
+    pub(super) fn of(batch: &Batch) -> Result<Self, Error> {
+        let attempt = i32::try_from(batch.attempt)
+            .ok()
+            .filter(|_| (1..=MAX_ATTEMPT).contains(&batch.attempt))
+            .ok_or_else(|| refused(format!("attempt {} can't be true", batch.attempt)))?;
+        if batch.events.len() > MAX_BATCH_EVENTS {
+            return Err(refused(format!(
+                "a batch holds at most {MAX_BATCH_EVENTS} events"
+            )));
+        }
+        let mut events = Vec::with_capacity(batch.events.len());
+        let mut last = 0;
+        for event in &batch.events {
+            let row = EventRow::of(event, attempt).map_err(|wrong| {
+                refused(format!("event {}: {wrong} can't be true", event.sequence))
+            })?;
+            if row.sequence <= last {
+                return Err(refused(format!(
+                    "event {}: sequences must rise from 1 within a batch",
+                    event.sequence
+                )));
+            }
+            last = row.sequence;
+            events.push(row);
+        }
+        Ok(Self { attempt, events })
+    }
+
+    /// What the events of those sequences (rising, all of this batch) change in the attempt's row.
+    pub(super) fn change(&self, new: &[i64]) -> AttemptChange {
+        let mut change = AttemptChange::default();
+        for row in self.new(new) {
+            change.take(row);
+        }
+        change
+    }
+
+    /// Rows of `messages` among the events of those sequences.
+    pub(super) fn messages(&self, new: &[i64]) -> Vec<(&EventRow, &MessageRow)> {
+        self.new(new)
+            .filter_map(|row| match &row.effect {
+                Effect::Message(message) => Some((row, &**message)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn new(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
+        self.events
+            .iter()
+            .filter(|row| new.binary_search(&row.sequence).is_ok())
+    }
+}
+
+impl AttemptChange {
+    fn take(&mut self, row: &EventRow) {
+        match &row.effect {
+            Effect::Nothing | Effect::Message(_) => {}
+            Effect::Started {
+                repository,
+                branch,
+                initial_commit,
+            } => {
+                self.repository = self.repository.take().or_else(|| repository.clone());
+                self.branch = self.branch.take().or_else(|| branch.clone());
+                self.initial_commit = self
+                    .initial_commit
+                    .take()
+                    .or_else(|| initial_commit.clone());
+            }
+            Effect::Request { model, figures } => {
+                self.figures = self.figures.max(*figures);
+                if let Some(model) = model {
+                    self.model = Some((row.sequence, model.clone()));
+                }
+            }
+            Effect::Result { text, figures } => {
+                self.figures = self.figures.max(*figures);
+                self.result = Some((row.sequence, text.clone()));
+            }
+            Effect::Sealed { changes, figures } => {
+                self.figures = self.figures.max(*figures);
+                self.changes.clone_from(changes);
+                self.sealed = Some(row.sequence);
+            }
+        }
+    }
+}
+
+impl EventRow {
+    fn of(event: &Event, attempt: i32) -> Result<Self, &'static str> {
+        let sequence = figure("its sequence", event.sequence)?;
+        let (kind, mut body) = match serde_json::to_value(&event.body) {
+            Ok(Value::Object(mut map)) => match map.shift_remove("type") {
+                Some(Value::String(kind)) => (kind, Value::Object(map)),
+                _ => return Err("its type"),
+            },
+            _ => return Err("its body"),
+        };
+        let altered = clean::value(&mut body);
+        let effect = effect(&event.body, attempt)?;
+        Ok(Self {
+            sequence,
+            at: event.at,
+            kind,
+            body,
+            altered,
+            effect,
+        })
+    }
+}
+
+fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
+    Ok(match body {
+        EventBody::RequestStarted { request, bytes } => {
+            figure("its request", *request)?;
+            figure("its bytes", *bytes)?;
+            Effect::Nothing
+        }
+        EventBody::AttemptStarted {
+            repository,
+            branch,
+            initial_commit,
+        } => Effect::Started {
+            repository: name("its repository", repository.as_deref(), figures::MAX_URL)?,
+            branch: name("its branch", branch.as_deref(), figures::MAX_NAME)?,
+            initial_commit: name("its commit", initial_commit.as_deref(), figures::MAX_COMMIT)?
+                .filter(|commit| !commit.is_empty()),
+        },
+        EventBody::Message(message) => Effect::Message(Box::new(message_row(message, attempt)?)),
+        EventBody::RequestEnded {
+            model,
+            usage,
+            tokens,
+            ..
+        } => {
+            // Of this request alone; refused like the sums that it is part of.
+            Figures::of(&crate::wire::Usage {
+                tokens: *tokens,
+                ..Default::default()
+            })?;
+            Effect::Request {
+                model: name("its model", model.as_deref(), figures::MAX_NAME)?,
+                figures: Figures::of(usage)?,
+            }
+        }
+        EventBody::AgentResult {
+            text,
+            session_cost_micro_usd,
+            usage,
+            ..
+        } => {
+            figure("its session's cost", *session_cost_micro_usd)?;
+            Effect::Result {
+                text: clean::text(text).0,
+                figures: Figures::of(usage)?,
+            }
+        }
+        EventBody::Sealed(termination) => {
+            let changes = match &termination.git {
+                Some(changes) => {
+                    figures::changes(changes)?;
+                    let mut value = json!(changes);
+                    clean::value(&mut value);
+                    Some(value)
+                }
+                None => None,
+            };
+            Effect::Sealed {
+                changes,
+                figures: Figures::of(&termination.usage)?,
+            }
+        }
+    })
+}
+
+/// A message as its row.
+fn message_row(message: &Message, attempt: i32) -> Result<MessageRow, &'static str> {
+    let mut raw_payload = Map::new();
+    raw_payload.insert("source".to_owned(), json!(source(message.source)));
+    raw_payload.insert("attempt".to_owned(), json!(attempt));
+    if let Some(model) = name("its model", message.model.as_deref(), figures::MAX_NAME)? {
+        raw_payload.insert("model".to_owned(), json!(model));
+    }
+    let (text, mut altered) = clean::text(&message.text);
+    let mut tool_calls = Value::Array(message.tool_calls.clone());
+    let mut tool_outputs = Value::Array(message.tool_outputs.clone());
+    altered |= clean::value(&mut tool_calls);
+    altered |= clean::value(&mut tool_outputs);
+    if altered {
+        raw_payload.insert("altered".to_owned(), json!(true));
+    }
+    let usage = match message.tokens {
+        Some(tokens) => {
+            Figures::of(&crate::wire::Usage {
+                tokens,
+                ..Default::default()
+            })?;
+            json!({
+                "input_tokens": tokens.input,
+                "output_tokens": tokens.output,
+                "cache_read_input_tokens": tokens.cache_read,
+                "cache_creation_input_tokens": tokens.cache_creation,
+            })
+        }
+        None => json!({}),
+    };
+    Ok(MessageRow {
+        id: message.id,
+        role: match message.role {
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        },
+        kind: match message.kind {
+            MessageKind::WorkflowStart => WORKFLOW_START,
+            MessageKind::Assistant => "assistant",
+            MessageKind::ToolResult => "tool_result",
+        },
+        text,
+        raw_payload: Value::Object(raw_payload),
+        tool_calls,
+        tool_outputs,
+        usage,
+    })
+}
+
+/// `message_type` of the task.
+pub(super) const WORKFLOW_START: &str = "workflow_start";
+
+fn source(source: Source) -> &'static str {
+    match source {
+        Source::Supervisor => "supervisor",
+        Source::Meter => "meter",
+        Source::Agent => "agent",
+    }
+}
+
+/// A text for a bounded column, or its name where it is longer.
+fn name(
+    what: &'static str,
+    text: Option<&str>,
+    max: usize,
+) -> Result<Option<String>, &'static str> {
+    match text {
+        Some(text) if text.len() > max => Err(what),
+        Some(text) => Ok(Some(clean::text(text).0)),
+        None => Ok(None),
+    }
+}
+
+fn refused(sentence: String) -> Error {
+    Error::Refused(sentence)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::wire::{Tokens, Usage};
+
+    fn batch(events: Vec<Event>) -> Batch {
+        Batch {
+            run_id: Uuid::nil(),
+            attempt: 1,
+            session_id: Uuid::nil(),
+            session_name: "s".to_owned(),
+            events,
+        }
+    }
+
+    fn ended(sequence: u64, input: u64, model: &str) -> Event {
+        Event {
+            sequence,
+            at: Timestamp::UNIX_EPOCH,
+            body: EventBody::RequestEnded {
+                request: sequence,
+                status: Some(200),
+                model: Some(model.to_owned()),
+                message_id: None,
+                tokens: Tokens::default(),
+                estimated: false,
+                milliseconds: 1,
+                usage: Usage {
+                    tokens: Tokens {
+                        input,
+                        ..Tokens::default()
+                    },
+                    ..Usage::default()
+                },
+            },
+        }
+    }
+
+    #[test]
+    fn only_new_events_have_effects_and_the_last_model_counts() {
+        let stored = Stored::of(&batch(vec![
+            ended(1, 5, "a"),
+            ended(2, 9, "b"),
+            ended(4, 7, "c"),
+        ]))
+        .unwrap();
+        let change = stored.change(&[1, 2]);
+        assert_eq!(
+            (change.figures.input, change.model),
+            (9, Some((2, "b".to_owned())))
+        );
+        assert_eq!(stored.change(&[]), AttemptChange::default());
+    }
+
+    #[test]
+    fn sequences_that_do_not_rise_are_refused() {
+        for sequences in [[2, 2], [2, 1], [0, 1]] {
+            let events = sequences.map(|sequence| ended(sequence, 1, "m")).to_vec();
+            assert!(
+                matches!(Stored::of(&batch(events)), Err(Error::Refused(_))),
+                "{sequences:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_true_is_refused_with_its_name() {
+        let error = Stored::of(&batch(vec![ended(1, u64::MAX, "m")])).unwrap_err();
+        assert_eq!(error.to_string(), "event 1: input tokens can't be true");
+    }
+
+    #[test]
+    fn a_message_with_a_nul_is_marked_as_altered() {
+        let message = Message {
+            id: Uuid::nil(),
+            role: Role::Assistant,
+            kind: MessageKind::Assistant,
+            text: "a\0b".to_owned(),
+            tool_calls: vec![json!({"input": "\0"})],
+            tool_outputs: vec![],
+            model: None,
+            tokens: None,
+            source: Source::Meter,
+        };
+        let row = message_row(&message, 1).unwrap();
+        assert_eq!(row.text, "a\u{fffd}b");
+        assert_eq!(row.raw_payload["altered"], json!(true));
+        assert_eq!(row.tool_calls[0]["input"], json!("\u{fffd}"));
+    }
+}
