@@ -7,4 +7,5 @@ pub mod ids;
 pub mod ledger;
 pub mod names;
 pub mod pod;
+pub mod server;
 pub mod wire;

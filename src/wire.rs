@@ -224,6 +224,9 @@ pub struct Batch {
 
 /// Most events in a [`Batch`].
 pub const MAX_BATCH_EVENTS: usize = 500;
+/// Header of a request that hands in what an earlier, ended run left on the workspace: the name of
+/// the run whose pod (and token) it is. The path names the earlier run.
+pub const POD_RUN_HEADER: &str = "x-runledger-pod-run";
 /// Largest body of a [`Batch`], in bytes of JSON. One event may be this large.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
