@@ -13,7 +13,19 @@ use url::Url;
 
 use crate::wire;
 
+mod changes;
+mod checkout;
 mod error;
+mod handover;
+mod push;
+mod record;
+mod refs;
+mod remote;
+mod renames;
+mod runtime;
+mod take_over;
+mod trusted;
+mod volume;
 
 pub use error::Error;
 
@@ -69,39 +81,46 @@ pub struct Head {
 }
 
 /// Makes `place.worktree` ready for the agent: a fresh checkout of `branch` (the remote's default
-/// where absent), or, where an earlier run has worked there, what that run left, untouched.
+/// where absent), or, where an earlier run has worked there, what that run left, untouched and
+/// without asking the remote. Not to be called while the agent runs: a supervisor that comes back
+/// in the middle of a run goes on with the initial commit that it journalled.
 pub fn checkout(
-    _place: &Place,
-    _url: &Url,
-    _branch: Option<&str>,
-    _access: &Access,
-    _cancel: &AtomicBool,
+    place: &Place,
+    url: &Url,
+    branch: Option<&str>,
+    access: &Access,
+    cancel: &AtomicBool,
 ) -> Result<CheckedOut, Error> {
-    Err(Error::checkout("checkout is on its way"))
+    runtime::prepare()?;
+    checkout::checkout(place, url, branch, access, cancel)
 }
 
 /// Takes over into the trusted git dir what the agent has committed, and says where its HEAD is.
-pub fn take_over(_place: &Place) -> Result<Head, Error> {
-    Err(Error::checkout("take_over is on its way"))
+pub fn take_over(place: &Place) -> Result<Head, Error> {
+    runtime::prepare()?;
+    take_over::take_over(place)
 }
 
 /// Counts what changed between the initial commit and `head`, as git itself counts.
 pub fn changes(
-    _place: &Place,
-    _url: &Url,
-    _initial: Option<&str>,
-    _head: &Head,
+    place: &Place,
+    url: &Url,
+    initial: Option<&str>,
+    head: &Head,
 ) -> Result<wire::Changes, Error> {
-    Err(Error::checkout("changes is on its way"))
+    runtime::prepare()?;
+    changes::changes(place, url, initial, head)
 }
 
-/// Points the remote's `branch` at `commit`, fast-forward only. Pushing what is there is success.
+/// Points the remote's `branch` at `commit`, fast-forward only, and makes it if there is none.
+/// Pushing what is there already is success.
 pub fn push(
-    _place: &Place,
-    _url: &Url,
-    _commit: &str,
-    _branch: &str,
-    _access: &Access,
+    place: &Place,
+    url: &Url,
+    commit: &str,
+    branch: &str,
+    access: &Access,
 ) -> Result<(), Error> {
-    Err(Error::push("push is on its way"))
+    runtime::prepare()?;
+    push::push(place, url, commit, branch, access)
 }

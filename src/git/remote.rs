@@ -1,0 +1,298 @@
+//! The network: who may be asked, what is shown to whom, and what its answers mean. The password
+//! goes to the hosts that its Secret names, once, and never after a redirect.
+
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use git2::{
+    AutotagOption, Cred, Direction, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks,
+    RemoteRedirect, Repository,
+};
+use url::Url;
+
+use super::error::Kind;
+use super::record::shown;
+use super::trusted::is_branch_name;
+use super::{Access, Error, runtime};
+
+/// A remote repository that we may talk to.
+pub(super) struct Host<'a> {
+    /// Without credentials.
+    pub(super) url: String,
+    access: &'a Access,
+    cancel: Option<&'a AtomicBool>,
+    /// What a callback found wrong; libgit2 only knows that it did.
+    verdict: RefCell<Option<Error>>,
+}
+
+/// What a fetch brought.
+pub(super) struct Fetched {
+    /// The remote branch.
+    pub(super) branch: String,
+    /// Its commit; nothing in an empty repository.
+    pub(super) commit: Option<Oid>,
+}
+
+impl Access {
+    /// Whether the password may be sent to the host of this URL.
+    fn allows(&self, url: &Url) -> bool {
+        let Some(host) = url.host_str() else { return false };
+        let port = url.port_or_known_default().unwrap_or_default();
+        let with_port = format!("{host}:{port}");
+        self.hosts.iter().map(|h| h.trim()).any(|allowed| {
+            allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(&with_port)
+        })
+    }
+}
+
+impl<'a> Host<'a> {
+    /// Judges the URL, and lets the access's own CA be trusted.
+    pub(super) fn new(
+        url: &Url,
+        access: &'a Access,
+        cancel: Option<&'a AtomicBool>,
+    ) -> Result<Self, Error> {
+        if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none_or(str::is_empty) {
+            return Err(Error::checkout(format!(
+                "repository.url must start with https:// or http:// and name a host, not {}",
+                shown(url)
+            )));
+        }
+        if let Some(file) = &access.ca_file {
+            runtime::trust(file)?;
+        }
+        Ok(Self { url: shown(url), access, cancel, verdict: RefCell::new(None) })
+    }
+
+    /// Fetches one branch, the remote's default where none is named, with its tags.
+    pub(super) fn fetch(&self, repo: &Repository, branch: Option<&str>) -> Result<Fetched, Error> {
+        let mut remote =
+            repo.remote_anonymous(&self.url).map_err(|e| self.explain(&e, Kind::Checkout))?;
+        let mut connection = remote
+            .connect_auth(Direction::Fetch, Some(self.callbacks()), None)
+            .map_err(|e| self.explain(&e, Kind::Checkout))?;
+        let heads: Vec<(String, Oid)> = connection
+            .list()
+            .map_err(|e| self.explain(&e, Kind::Checkout))?
+            .iter()
+            .filter_map(|h| Some((h.name().strip_prefix("refs/heads/")?.to_owned(), h.oid())))
+            .collect();
+        let default = connection.default_branch().ok().and_then(|name| {
+            Some(name.as_str().ok()?.strip_prefix("refs/heads/")?.to_owned())
+        });
+        let Some(branch) = self.choose(&heads, default, branch)? else {
+            return Ok(Fetched { branch: "main".to_owned(), commit: None });
+        };
+        let mut options = FetchOptions::new();
+        options
+            .remote_callbacks(self.callbacks())
+            .follow_redirects(RemoteRedirect::None)
+            .download_tags(AutotagOption::Auto)
+            .update_fetchhead(false);
+        let spec = format!("+refs/heads/{branch}:refs/remotes/origin/{branch}");
+        connection
+            .remote()
+            .fetch(&[spec], Some(&mut options), None)
+            .map_err(|e| self.explain(&e, Kind::Checkout))?;
+        let commit = repo
+            .refname_to_id(&format!("refs/remotes/origin/{branch}"))
+            .map_err(|e| Error::local(format_args!("find branch {branch} after fetching"), &e))?;
+        Ok(Fetched { branch, commit: Some(commit) })
+    }
+
+    /// Which branch to take; nothing if the repository is empty and none was asked for.
+    fn choose(
+        &self,
+        heads: &[(String, Oid)],
+        default: Option<String>,
+        wanted: Option<&str>,
+    ) -> Result<Option<String>, Error> {
+        let url = &self.url;
+        let has = |name: &str| heads.iter().any(|(head, _)| head == name);
+        if let Some(name) = wanted {
+            if has(name) {
+                return Ok(Some(name.to_owned()));
+            }
+            let known: Vec<&str> = heads.iter().take(5).map(|(name, _)| name.as_str()).collect();
+            let known = match known.as_slice() {
+                [] => "it is empty".to_owned(),
+                known => format!("it has {}{}", known.join(", "), if heads.len() > 5 { ", …" } else { "" }),
+            };
+            return Err(Error::checkout(format!("branch {name} is not in {url}: {known}")));
+        }
+        if heads.is_empty() {
+            return Ok(None);
+        }
+        match default.filter(|name| has(name) && is_branch_name(name)) {
+            Some(name) => Ok(Some(name)),
+            None => Err(Error::checkout(format!(
+                "{url} names no default branch: set repository.branch"
+            ))),
+        }
+    }
+
+    /// Callbacks for one connection: the password once, and a way to stop.
+    pub(super) fn callbacks(&self) -> RemoteCallbacks<'_> {
+        let asked = Cell::new(false);
+        let mut callbacks = RemoteCallbacks::new();
+        callbacks.credentials(move |url, _, _| {
+            let answer = self.credentials(url, asked.replace(true));
+            answer.map_err(|verdict| {
+                self.verdict.replace(Some(verdict));
+                git2::Error::from_str("no credentials")
+            })
+        });
+        callbacks.transfer_progress(|_| self.goes_on());
+        callbacks.sideband_progress(|_| self.goes_on());
+        callbacks
+    }
+
+    fn goes_on(&self) -> bool {
+        let stop = self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed));
+        if stop {
+            self.verdict.replace(Some(Error::new(Kind::Cancelled, "the checkout was cancelled")));
+        }
+        !stop
+    }
+
+    fn credentials(&self, asker: &str, again: bool) -> Result<Cred, Error> {
+        let url = &self.url;
+        let Some(password) = &self.access.password else {
+            return Err(Error::new(
+                Kind::Authentication,
+                format!("{url} wants a password and none is configured: name a Secret in repository.secretName"),
+            ));
+        };
+        let asker = Url::parse(asker).ok();
+        if !asker.as_ref().is_some_and(|asker| self.access.allows(asker)) {
+            let host = asker.as_ref().and_then(Url::host_str).unwrap_or("an unknown host");
+            return Err(Error::new(
+                Kind::HostNotAllowed,
+                format!("{host} asks for the password, and the Secret in repository.secretName does not name it under hosts"),
+            ));
+        }
+        if again {
+            return Err(Error::new(
+                Kind::Authentication,
+                format!("{url} refused the username and password of the Secret in repository.secretName"),
+            ));
+        }
+        let username = self.access.username.as_deref().unwrap_or("git");
+        Cred::userpass_plaintext(username, password)
+            .map_err(|e| Error::local("use the username and password", &e))
+    }
+
+    /// What a failure of the network means; `otherwise` where it is nobody's in particular.
+    pub(super) fn explain(&self, error: &git2::Error, otherwise: Kind) -> Error {
+        if let Some(verdict) = self.verdict.take() {
+            return verdict;
+        }
+        let (url, why) = (&self.url, error.message());
+        let status = why
+            .strip_prefix("unexpected http status code: ")
+            .and_then(|code| code.trim().parse::<u16>().ok());
+        let unreachable = || Error::new(Kind::Unreachable, format!("can't reach {url}: {why}"));
+        match (error.code(), error.class(), status) {
+            (_, _, Some(401 | 403)) | (ErrorCode::Auth, ..) => {
+                let sent = match &self.access.password {
+                    Some(_) => "with the password of the Secret in repository.secretName",
+                    None => "and no password is configured (repository.secretName)",
+                };
+                Error::new(Kind::Authentication, format!("{url} refused access, {sent}: {why}"))
+            }
+            (_, _, Some(404 | 410)) => Error::new(
+                otherwise,
+                format!("there is no repository at {url}, or it wants a password (repository.secretName)"),
+            ),
+            (_, _, Some(408 | 425 | 429 | 500..=599)) => unreachable(),
+            (ErrorCode::Certificate, ..) => Error::new(
+                otherwise,
+                format!("the certificate of {url} is not trusted ({why}): put its CA into the key ca.crt of the Secret in repository.secretName"),
+            ),
+            _ if why.starts_with("remote error:") => {
+                Error::new(otherwise, format!("{url} refused: {why}"))
+            }
+            _ if why.starts_with("cannot redirect from") => Error::new(
+                otherwise,
+                format!("{url} answers from elsewhere ({why}): write that address into repository.url"),
+            ),
+            _ if why.contains("content-type") => {
+                Error::new(otherwise, format!("there is no git repository at {url}: {why}"))
+            }
+            _ if why.contains("No space left") || why.contains("quota exceeded") => {
+                Error::new(otherwise, format!("the workspace's volume is full: {why}"))
+            }
+            (_, ErrorClass::Net | ErrorClass::Os | ErrorClass::Ssl, _)
+            | (ErrorCode::Eof | ErrorCode::Timeout, ..) => unreachable(),
+            (_, ErrorClass::Http, None) if !why.contains("redirect") => unreachable(),
+            _ => Error::new(otherwise, format!("can't use {url}: {why}")),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn allows(hosts: &[&str], url: &str) -> bool {
+        let hosts = hosts.iter().map(|&h| h.to_owned()).collect();
+        Access { hosts, ..Access::default() }.allows(&Url::parse(url).unwrap())
+    }
+
+    #[test]
+    fn a_password_goes_to_named_hosts_only() {
+        assert!(allows(&["git.example.com"], "https://git.example.com/a"));
+        assert!(allows(&["Git.Example.com"], "https://git.example.COM:8443/a"));
+        assert!(allows(&["git.example.com:8443"], "https://git.example.com:8443/a"));
+        assert!(allows(&["git.example.com:443"], "https://git.example.com/a"));
+        assert!(!allows(&["git.example.com:8443"], "https://git.example.com/a"));
+        assert!(!allows(&["example.com"], "https://git.example.com/a"));
+        assert!(!allows(&["git.example.com"], "https://git.example.com.evil.org/a"));
+        assert!(!allows(&["git.example.com"], "https://git.example.com@evil.org/a"));
+        assert!(!allows(&[], "https://git.example.com/a"));
+    }
+
+    #[test]
+    fn failures_are_told_apart_by_who_can_cure_them() {
+        let access = Access::default();
+        let url = Url::parse("https://ada:secret@git.example.com/a").unwrap();
+        let host = Host::new(&url, &access, None).unwrap();
+        let explain = |class, why: &str| {
+            let error = git2::Error::new(ErrorCode::GenericError, class, why);
+            let error = host.explain(&error, Kind::Checkout);
+            assert!(error.to_string().contains("https://git.example.com/a") || why.contains("space"));
+            assert!(!error.to_string().contains("secret"));
+            (error.reason(), error.is_retryable())
+        };
+        use crate::names::reasons::{AUTHENTICATION_FAILED, CHECKOUT_FAILED, REPOSITORY_UNREACHABLE};
+        for (class, why) in [
+            (ErrorClass::Net, "failed to resolve address for git.example.com: Try again"),
+            (ErrorClass::Os, "failed to connect to git.example.com: Connection refused"),
+            (ErrorClass::Net, "failed to connect to git.example.com: Operation timed out"),
+            (ErrorClass::Net, "could not read from socket: timed out"),
+            (ErrorClass::Ssl, "SSL error: received early EOF"),
+            (ErrorClass::Http, "unexpected http status code: 502"),
+        ] {
+            assert_eq!(explain(class, why), (REPOSITORY_UNREACHABLE, true), "{why}");
+        }
+        for (class, why) in [
+            (ErrorClass::Http, "unexpected http status code: 404"),
+            (ErrorClass::Net, "remote error: access denied or repository not exported"),
+            (ErrorClass::Net, "cannot redirect from 'a' to 'b'"),
+            (ErrorClass::Http, "invalid content-type: 'text/html'"),
+            (ErrorClass::Os, "failed to write: No space left on device"),
+            (ErrorClass::Invalid, "unknown remote object format 'sha256'"),
+        ] {
+            assert_eq!(explain(class, why), (CHECKOUT_FAILED, false), "{why}");
+        }
+        let why = "unexpected http status code: 403";
+        assert_eq!(explain(ErrorClass::Http, why), (AUTHENTICATION_FAILED, false));
+    }
+
+    #[test]
+    fn debug_output_holds_no_password() {
+        let access = Access { password: Some("hunter2".to_owned()), ..Access::default() };
+        assert!(!format!("{access:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,328 @@
+//! Which deleted file became which added one, judged as git judges it (`diffcore-rename.c` and
+//! `diffcore-delta.c`, without copies): same content first, then a name that occurs once on each
+//! side, then the best score of all pairs. libgit2 scores by other means and finds other pairs.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use git2::{AttrCheckFlags, AttrValue, FileMode, ObjectType, Odb, Oid, Repository};
+
+use super::trusted::MAX_READ;
+
+/// One side of a change.
+#[derive(Clone, Debug)]
+pub(super) struct Side {
+    pub(super) path: Vec<u8>,
+    pub(super) id: Oid,
+    pub(super) mode: FileMode,
+}
+
+impl Side {
+    pub(super) fn is_regular(&self) -> bool {
+        matches!(
+            self.mode,
+            FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable
+        )
+    }
+
+    /// As git decides: a regular file by its attribute `diff`, else by a NUL near the beginning.
+    pub(super) fn is_binary(&self, repo: &Repository, content: &[u8]) -> bool {
+        let path = Path::new(OsStr::from_bytes(&self.path));
+        let value = match self.is_regular() {
+            true => repo.get_attr_bytes(path, "diff", AttrCheckFlags::FILE_THEN_INDEX),
+            false => Ok(None),
+        };
+        match AttrValue::from_bytes(value.unwrap_or_default()) {
+            AttrValue::True => false,
+            AttrValue::False => true,
+            _ => content[..content.len().min(8000)].contains(&0),
+        }
+    }
+
+    fn base_name(&self) -> &[u8] {
+        self.path.rsplit(|&b| b == b'/').next().unwrap_or_default()
+    }
+}
+
+const MAX_SCORE: f64 = 60_000.0;
+/// `-M` without a number: half of the content.
+const MIN_SCORE: f64 = 30_000.0;
+/// What a name that occurs once on each side must reach.
+const MIN_BASE_NAME_SCORE: f64 = 45_000.0;
+/// git's `diff.renameLimit`: beyond its square only the first two steps are taken.
+const RENAME_LIMIT: usize = 1000;
+/// Candidates that are kept for each target.
+const CANDIDATES: usize = 4;
+/// Bytes and chunks looked at, after which no more pairs are scored: an agent's commit may not keep
+/// a run from its end.
+const BUDGET: u64 = 2_000_000_000;
+
+/// For each of `targets` the index of the source that it was renamed from.
+pub(super) fn find(
+    repo: &Repository,
+    sources: &[&Side],
+    targets: &[&Side],
+) -> Result<Vec<Option<usize>>, git2::Error> {
+    let mut found = vec![None; targets.len()];
+    if sources.is_empty() || targets.is_empty() {
+        return Ok(found);
+    }
+    let mut used = HashSet::new();
+    same_content(sources, targets, &mut found, &mut used);
+    let mut scorer = Scorer { repo, odb: repo.odb()?, seen: HashMap::new(), budget: BUDGET };
+    same_base_name(sources, targets, &mut found, &mut used, &mut scorer)?;
+    best_scores(sources, targets, &mut found, &mut used, &mut scorer)?;
+    Ok(found)
+}
+
+fn same_content(
+    sources: &[&Side],
+    targets: &[&Side],
+    found: &mut [Option<usize>],
+    used: &mut HashSet<usize>,
+) {
+    let mut by_id: HashMap<Oid, Vec<usize>> = HashMap::new();
+    for (at, source) in sources.iter().enumerate() {
+        by_id.entry(source.id).or_default().push(at);
+    }
+    for (target, slot) in targets.iter().zip(found) {
+        let mut best: Option<usize> = None;
+        for &at in by_id.get(&target.id).map(Vec::as_slice).unwrap_or_default() {
+            let source = sources[at];
+            let kinds_fit =
+                source.is_regular() && target.is_regular() || source.mode == target.mode;
+            if used.contains(&at) || !kinds_fit {
+                continue;
+            }
+            let same_name = source.base_name() == target.base_name();
+            if best.is_none() || same_name {
+                best = Some(at);
+            }
+            if same_name {
+                break;
+            }
+        }
+        if let Some(at) = best {
+            used.insert(at);
+            *slot = Some(at);
+        }
+    }
+}
+
+fn same_base_name(
+    sources: &[&Side],
+    targets: &[&Side],
+    found: &mut [Option<usize>],
+    used: &mut HashSet<usize>,
+    scorer: &mut Scorer<'_>,
+) -> Result<(), git2::Error> {
+    fn unique<'a>(names: impl Iterator<Item = (usize, &'a [u8])>) -> HashMap<&'a [u8], Option<usize>> {
+        let mut unique = HashMap::new();
+        for (at, name) in names {
+            unique.entry(name).and_modify(|once| *once = None).or_insert(Some(at));
+        }
+        unique
+    }
+    let free = (0..sources.len()).filter(|at| !used.contains(at));
+    let from = unique(free.map(|at| (at, sources[at].base_name())));
+    let open = (0..targets.len()).filter(|&at| found[at].is_none());
+    let to = unique(open.map(|at| (at, targets[at].base_name())));
+    for at in 0..sources.len() {
+        let name = sources[at].base_name();
+        let (Some(Some(source)), Some(Some(target))) = (from.get(name), to.get(name)) else {
+            continue;
+        };
+        if *source == at
+            && found[*target].is_none()
+            && let Some(score) = scorer.score(sources[at], targets[*target], MIN_BASE_NAME_SCORE)?
+            && score >= MIN_BASE_NAME_SCORE
+        {
+            found[*target] = Some(at);
+            used.insert(at);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Candidate {
+    score: f64,
+    same_name: bool,
+    source: usize,
+    target: usize,
+}
+
+impl Candidate {
+    /// Better first: the score, then the name.
+    fn order(&self, other: &Self) -> std::cmp::Ordering {
+        other.score.total_cmp(&self.score).then(other.same_name.cmp(&self.same_name))
+    }
+}
+
+fn best_scores(
+    sources: &[&Side],
+    targets: &[&Side],
+    found: &mut [Option<usize>],
+    used: &mut HashSet<usize>,
+    scorer: &mut Scorer<'_>,
+) -> Result<(), git2::Error> {
+    let free: Vec<usize> = (0..sources.len()).filter(|at| !used.contains(at)).collect();
+    let open: Vec<usize> = (0..targets.len()).filter(|&at| found[at].is_none()).collect();
+    if free.len().saturating_mul(open.len()) > RENAME_LIMIT * RENAME_LIMIT {
+        return Ok(());
+    }
+    let mut all = Vec::new();
+    for target in open {
+        // As in git: a candidate takes the place of the worst of the few that are kept.
+        let mut kept: Vec<Candidate> = Vec::with_capacity(CANDIDATES);
+        for &source in &free {
+            let (one, two) = (sources[source], targets[target]);
+            let Some(score) = scorer.score(one, two, MIN_SCORE)? else { continue };
+            let same_name = one.base_name() == two.base_name();
+            let candidate = Candidate { score, same_name, source, target };
+            if kept.len() < CANDIDATES {
+                kept.push(candidate);
+                continue;
+            }
+            let mut worst = 0;
+            for at in 1..kept.len() {
+                if kept[at].order(&kept[worst]).is_gt() {
+                    worst = at;
+                }
+            }
+            if kept[worst].order(&candidate).is_gt() {
+                kept[worst] = candidate;
+            }
+        }
+        all.extend(kept);
+    }
+    all.sort_by(Candidate::order);
+    for candidate in all.iter().take_while(|candidate| candidate.score >= MIN_SCORE) {
+        if found[candidate.target].is_none() && used.insert(candidate.source) {
+            found[candidate.target] = Some(candidate.source);
+        }
+    }
+    Ok(())
+}
+
+/// A file as a bag of chunks: lines, cut at 64 bytes, hashed. Sorted by hash, with bytes in each.
+struct Chunks {
+    size: u64,
+    bytes: Vec<(u32, u64)>,
+}
+
+struct Scorer<'r> {
+    repo: &'r Repository,
+    odb: Odb<'r>,
+    seen: HashMap<Oid, Option<Chunks>>,
+    budget: u64,
+}
+
+impl Scorer<'_> {
+    /// How much of the larger file is in the other too, up to [`MAX_SCORE`]; nothing once the budget
+    /// is used up.
+    fn score(&mut self, one: &Side, two: &Side, least: f64) -> Result<Option<f64>, git2::Error> {
+        if self.budget == 0 {
+            return Ok(None);
+        }
+        if !one.is_regular() || !two.is_regular() {
+            return Ok(Some(0.0));
+        }
+        let (size_one, size_two) = (self.size(one)?, self.size(two)?);
+        let (large, small) = (size_one.max(size_two), size_one.min(size_two));
+        if (large as f64) * (MAX_SCORE - least) < (large - small) as f64 * MAX_SCORE {
+            return Ok(Some(0.0));
+        }
+        self.look_at(one)?;
+        self.look_at(two)?;
+        let (Some(Some(one)), Some(Some(two))) = (self.seen.get(&one.id), self.seen.get(&two.id))
+        else {
+            return Ok(Some(0.0));
+        };
+        self.budget = self.budget.saturating_sub((one.bytes.len() + two.bytes.len()) as u64);
+        if two.size == 0 {
+            return Ok(Some(0.0));
+        }
+        Ok(Some((common(one, two) as f64 * MAX_SCORE / large as f64).trunc()))
+    }
+
+    fn size(&self, side: &Side) -> Result<u64, git2::Error> {
+        match self.seen.get(&side.id) {
+            Some(Some(chunks)) => Ok(chunks.size),
+            _ => Ok(self.odb.read_header(side.id)?.0 as u64),
+        }
+    }
+
+    fn look_at(&mut self, side: &Side) -> Result<(), git2::Error> {
+        if self.seen.contains_key(&side.id) {
+            return Ok(());
+        }
+        let (size, kind) = self.odb.read_header(side.id)?;
+        let chunks = if kind == ObjectType::Blob && size as u64 <= MAX_READ {
+            self.budget = self.budget.saturating_sub(size as u64);
+            let object = self.odb.read(side.id)?;
+            Some(chunks(object.data(), !side.is_binary(self.repo, object.data())))
+        } else {
+            None
+        };
+        self.seen.insert(side.id, chunks);
+        Ok(())
+    }
+}
+
+fn chunks(content: &[u8], is_text: bool) -> Chunks {
+    let mut bytes: HashMap<u32, u64> = HashMap::new();
+    let (mut one, mut two, mut length) = (0u32, 0u32, 0u64);
+    let mut end = |one: u32, two: u32, length: u64| {
+        let hash = one.wrapping_add(two.wrapping_mul(0x61)) % 107_927;
+        *bytes.entry(hash).or_default() += length;
+    };
+    for (at, &byte) in content.iter().enumerate() {
+        if is_text && byte == b'\r' && content.get(at + 1) == Some(&b'\n') {
+            continue;
+        }
+        let before = one;
+        one = (one << 7) ^ (two >> 25);
+        two = (two << 7) ^ (before >> 25);
+        one = one.wrapping_add(u32::from(byte));
+        length += 1;
+        if length == 64 || byte == b'\n' {
+            end(one, two, length);
+            (one, two, length) = (0, 0, 0);
+        }
+    }
+    if length > 0 {
+        end(one, two, length);
+    }
+    let mut bytes: Vec<(u32, u64)> = bytes.into_iter().collect();
+    bytes.sort_unstable();
+    Chunks { size: content.len() as u64, bytes }
+}
+
+/// Bytes of `two` that are in `one` as well.
+fn common(one: &Chunks, two: &Chunks) -> u64 {
+    let mut rest = two.bytes.iter().peekable();
+    let mut sum = 0;
+    for (hash, length) in &one.bytes {
+        while rest.next_if(|(other, _)| other < hash).is_some() {}
+        if let Some((_, other)) = rest.next_if(|(other, _)| other == hash) {
+            sum += length.min(other);
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_content_is_counted_in_bytes_of_whole_lines() {
+        let one = chunks(b"alpha\nbeta\ngamma\n", true);
+        let two = chunks(b"gamma\nalpha\nother\n", true);
+        assert_eq!(common(&one, &two), 12);
+        assert_eq!(common(&chunks(b"a\r\nb", true), &chunks(b"a\nb", true)), 3);
+    }
+}

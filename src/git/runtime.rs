@@ -1,0 +1,58 @@
+//! libgit2's process-wide settings, made once before anything else of it is used: no configuration
+//! but our own, every hash verified, no connection waited for without end.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use git2::{ConfigLevel, opts};
+use sha2::{Digest, Sha256};
+
+use super::Error;
+
+/// How long a connection may take to come about, in milliseconds.
+const CONNECT_TIMEOUT: i32 = 15_000;
+/// How long a server may keep silent, in milliseconds.
+const SERVER_TIMEOUT: i32 = 60_000;
+
+/// Makes the settings, the first time that it is called.
+#[allow(unsafe_code)]
+pub(super) fn prepare() -> Result<(), Error> {
+    static PREPARED: OnceLock<Result<(), String>> = OnceLock::new();
+    let made = PREPARED.get_or_init(|| {
+        opts::strict_hash_verification(true);
+        opts::strict_object_creation(true);
+        let levels =
+            [ConfigLevel::ProgramData, ConfigLevel::System, ConfigLevel::XDG, ConfigLevel::Global];
+        for level in levels {
+            // SAFETY: libgit2's settings are not synchronized. `get_or_init` lets one thread in and
+            // holds all others back, and every use of libgit2 in this crate comes after it.
+            unsafe { opts::set_search_path(level, "") }.map_err(|e| e.message().to_owned())?;
+        }
+        // SAFETY: as above.
+        unsafe {
+            opts::set_verify_owner_validation(false)
+                .and_then(|()| opts::set_server_connect_timeout_in_milliseconds(CONNECT_TIMEOUT))
+                .and_then(|()| opts::set_server_timeout_in_milliseconds(SERVER_TIMEOUT))
+        }
+        .map_err(|e| e.message().to_owned())
+    });
+    made.clone().map_err(|why| Error::checkout(format!("can't set libgit2 up: {why}")))
+}
+
+/// Lets certificates chain to those in `file` too, for as long as this process lives.
+#[allow(unsafe_code)]
+pub(super) fn trust(file: &Path) -> Result<(), Error> {
+    static TRUSTED: Mutex<Option<HashSet<[u8; 32]>>> = Mutex::new(None);
+    let pem = std::fs::read(file)
+        .map_err(|e| Error::file(format_args!("read the certificates in {}", file.display()), &e))?;
+    let mut trusted = TRUSTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if trusted.get_or_insert_default().insert(Sha256::digest(&pem).into()) {
+        // SAFETY: it adds to OpenSSL's certificate store, which has a lock of its own; the mutex
+        // keeps a second caller from libgit2's context meanwhile.
+        unsafe { opts::set_ssl_cert_file(file) }.map_err(|_| {
+            Error::checkout("the key ca.crt of the repository's Secret holds no certificate in PEM")
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! Taking over what the agent has committed. `work/.git` is hostile ground: it is read file by file
+//! (see [`super::volume`]); objects come in by their content alone, each under the name that its
+//! hash gives. Configuration, hooks, alternates and indexes of packs are never looked at.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use flate2::read::ZlibDecoder;
+use git2::{Indexer, ObjectType, Odb, OdbLookupFlags, Oid, Repository};
+
+use super::record::Record;
+use super::refs::{self, AgentRefs};
+use super::trusted;
+use super::volume::{Folder, Found};
+use super::{Error, Head, Place};
+
+/// Largest loose object that is taken over, in bytes of its content.
+const MAX_OBJECT: u64 = 2 * 1024 * 1024 * 1024;
+/// Largest pack that is taken over, in bytes.
+const MAX_PACK: u64 = 16 * 1024 * 1024 * 1024;
+/// Most packs.
+const MAX_PACKS: usize = 10_000;
+/// Most loose objects with the same first byte; git itself packs them long before.
+const MAX_LOOSE: usize = 100_000;
+
+/// See [`super::take_over`].
+pub(super) fn take_over(place: &Place) -> Result<Head, Error> {
+    let mut record = Record::read(place)?
+        .filter(|record| record.ready)
+        .ok_or_else(|| Error::checkout("there is no checkout to take anything over from"))?;
+    let worktree = Folder::open(&place.worktree)
+        .map_err(|e| Error::file(format_args!("open {}", place.worktree.display()), &e))?;
+    let git = match worktree.folder(".git").map_err(|e| foreign(&e))? {
+        Found::Here(git) => git,
+        Found::Absent => return Err(Error::checkout("the agent has removed .git")),
+        Found::Odd => {
+            return Err(Error::checkout(
+                "the workspace's .git is not a folder that can be read: a file or symlink there is not followed",
+            ));
+        }
+    };
+    // Refs before objects: what a ref names was written before it.
+    let refs = refs::read(&git)?;
+    if let Found::Here(objects) = git.folder("objects").map_err(|e| foreign(&e))? {
+        take_packs(place, &objects)?;
+        take_loose(place, &objects)?;
+    }
+    let repo = trusted::open(place)?;
+    let head = Head {
+        branch: refs.branch.clone(),
+        commit: refs.commit.map(|id| id.to_string()),
+    };
+    if let Some(id) = refs.commit {
+        repo.find_commit(id).map_err(|e| {
+            Error::checkout(format!(
+                "the workspace's HEAD names commit {id}, which its .git does not hold whole: {}",
+                e.message()
+            ))
+        })?;
+    }
+    set_refs(&repo, &refs).map_err(|e| Error::local("note the agent's branches", &e))?;
+    record.set_head(&head);
+    record.write(place)?;
+    Ok(head)
+}
+
+fn foreign(why: &io::Error) -> Error {
+    Error::file("read the workspace's .git", why)
+}
+
+/// `refs/agent/heads/` becomes what the agent's branches are; a branch that is broken is left out.
+fn set_refs(repo: &Repository, refs: &AgentRefs) -> Result<(), git2::Error> {
+    for old in repo.references_glob("refs/agent/heads/*")? {
+        let mut old = old?;
+        let kept = old.name().ok().and_then(|name| name.strip_prefix("refs/agent/heads/"));
+        if kept.and_then(|branch| refs.heads.get(branch)) != old.target().as_ref() {
+            old.delete()?;
+        }
+    }
+    for (branch, id) in &refs.heads {
+        if repo.find_commit(*id).is_err() {
+            tracing::warn!(branch, commit = %id, "a branch of the agent's is broken, and left out");
+            continue;
+        }
+        repo.reference(&format!("refs/agent/heads/{branch}"), *id, true, "")?;
+    }
+    Ok(())
+}
+
+/// Takes packs that we don't have. Their indexes are made anew, so that a pack can't lie.
+fn take_packs(place: &Place, objects: &Folder) -> Result<(), Error> {
+    let Some(packs) = objects.folder("pack").map_err(|e| foreign(&e))?.here() else {
+        return Ok(());
+    };
+    let ours = place.git_dir().join("objects").join("pack");
+    for name in packs.names(MAX_PACKS * 4).map_err(|e| foreign(&e))? {
+        if !name.ends_with(".pack") || ours.join(&name).exists() {
+            continue;
+        }
+        let Some(file) = packs.file(&name).map_err(|e| foreign(&e))?.here() else { continue };
+        if let Err(why) = take_pack(place, file) {
+            // If it held anything that HEAD needs, that is found missing later.
+            tracing::warn!(pack = name, %why, "a pack of the agent's is damaged, and left out");
+        }
+    }
+    Ok(())
+}
+
+fn take_pack(place: &Place, file: File) -> Result<(), String> {
+    let incoming = place.incoming();
+    let ours = place.git_dir().join("objects").join("pack");
+    renew(&incoming).map_err(|e| e.to_string())?;
+    let repo = trusted::open(place).map_err(|e| e.to_string())?;
+    let odb = repo.odb().map_err(|e| e.message().to_owned())?;
+    let mut indexer =
+        Indexer::new(Some(&odb), &incoming, 0o444, false).map_err(|e| e.message().to_owned())?;
+    let mut file = file.take(MAX_PACK);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer).map_err(|e| e.to_string())? {
+            0 => break,
+            n => indexer.write_all(&buffer[..n]).map_err(|e| e.to_string())?,
+        }
+    }
+    let hash = indexer.commit().map_err(|e| e.message().to_owned())?;
+    // The pack first: a pack without its index is not seen, an index without its pack is an error.
+    for extension in ["pack", "idx"] {
+        let name = format!("pack-{hash}.{extension}");
+        fs::rename(incoming.join(&name), ours.join(&name)).map_err(|e| e.to_string())?;
+    }
+    fs::remove_dir_all(&incoming).map_err(|e| e.to_string())
+}
+
+/// Takes loose objects that we don't have.
+fn take_loose(place: &Place, objects: &Folder) -> Result<(), Error> {
+    let repo = trusted::open(place)?;
+    let ours = repo.odb().map_err(|e| Error::local("open our objects", &e))?;
+    for byte in 0..=u8::MAX {
+        let prefix = format!("{byte:02x}");
+        let Some(folder) = objects.folder(&prefix).map_err(|e| foreign(&e))?.here() else { continue };
+        for rest in folder.names(MAX_LOOSE).map_err(|e| foreign(&e))? {
+            let Some(id) = trusted::parse_id(&format!("{prefix}{rest}")) else { continue };
+            if ours.exists_ext(id, OdbLookupFlags::NO_REFRESH) {
+                continue;
+            }
+            let Some(file) = folder.file(&rest).map_err(|e| foreign(&e))?.here() else { continue };
+            if let Err(why) = take_object(&ours, id, file) {
+                // If HEAD needs it, it is found missing later.
+                tracing::warn!(object = %id, %why, "an object of the agent's is left out");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies an object's content, which is hashed on its way in and never held in memory as a whole.
+/// It is inflated here: libgit2's own reader loops for ever over a stream that has been cut.
+fn take_object(ours: &Odb<'_>, id: Oid, file: File) -> io::Result<()> {
+    let mut content = BufReader::new(ZlibDecoder::new(file));
+    let (kind, size) = object_head(&mut content)?;
+    let mut writer = ours.writer(size, kind).map_err(io::Error::other)?;
+    let copied = io::copy(&mut content.take(size as u64), &mut writer)?;
+    if copied != size as u64 {
+        return Err(io::Error::other("it ends too early"));
+    }
+    let is = writer.finalize().map_err(io::Error::other)?;
+    if is == id { Ok(()) } else { Err(io::Error::other(format!("its content is that of {is}"))) }
+}
+
+/// Reads what stands before an object's content: its kind and size, ended by a NUL.
+fn object_head(content: &mut impl BufRead) -> io::Result<(ObjectType, usize)> {
+    let mut head = Vec::new();
+    content.take(32).read_until(0, &mut head)?;
+    let text = head.strip_suffix(b"\0").and_then(|head| std::str::from_utf8(head).ok());
+    let (kind, size) = text.and_then(|text| text.split_once(' ')).unwrap_or_default();
+    match (ObjectType::from_str(kind), size.parse::<usize>()) {
+        (Some(kind), Ok(size)) if kind.is_loose() && size as u64 <= MAX_OBJECT => Ok((kind, size)),
+        (Some(_), Ok(size)) => Err(io::Error::other(format!("its size is {size} bytes"))),
+        _ => Err(io::Error::other("it is no object of git's")),
+    }
+}
+
+/// Makes an empty folder, in place of what a killed supervisor may have left there.
+fn renew(dir: &std::path::Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::create_dir_all(dir)
+}

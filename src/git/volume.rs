@@ -1,0 +1,146 @@
+//! Reading what a hostile hand has laid out: each step is opened relative to the folder before it,
+//! never through a symlink, never waiting on a FIFO, and only regular files are read, up to a bound.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+
+/// What a name turned out to be.
+#[derive(Debug)]
+pub(super) enum Found<T> {
+    /// What was asked for.
+    Here(T),
+    /// Nothing has this name.
+    Absent,
+    /// Something has this name, but it is not what was asked for: a symlink, a FIFO, unreadable.
+    Odd,
+}
+
+impl<T> Found<T> {
+    /// What was asked for; nothing in all other cases.
+    pub(super) fn here(self) -> Option<T> {
+        match self {
+            Found::Here(it) => Some(it),
+            Found::Absent | Found::Odd => None,
+        }
+    }
+
+    fn map<U>(self, f: impl FnOnce(T) -> U) -> Found<U> {
+        match self {
+            Found::Here(it) => Found::Here(f(it)),
+            Found::Absent => Found::Absent,
+            Found::Odd => Found::Odd,
+        }
+    }
+}
+
+/// An open folder of the volume.
+#[derive(Debug)]
+pub(super) struct Folder(OwnedFd);
+
+impl Folder {
+    /// Opens a mount point, whose path is ours.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self(open(path, flags, Mode::empty())?))
+    }
+
+    /// The folder of this name, one step down.
+    pub(super) fn folder(&self, name: &str) -> io::Result<Found<Folder>> {
+        Ok(self.step(name, OFlag::O_DIRECTORY)?.map(Folder))
+    }
+
+    /// The regular file of this name, one step down.
+    pub(super) fn file(&self, name: &str) -> io::Result<Found<File>> {
+        // Without O_NONBLOCK the open of a FIFO would wait for a writer.
+        let file = match self.step(name, OFlag::O_NONBLOCK)?.map(File::from) {
+            Found::Here(file) => file,
+            Found::Absent => return Ok(Found::Absent),
+            Found::Odd => return Ok(Found::Odd),
+        };
+        Ok(if file.metadata()?.is_file() { Found::Here(file) } else { Found::Odd })
+    }
+
+    fn step(&self, name: &str, extra: OFlag) -> io::Result<Found<OwnedFd>> {
+        if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+            return Ok(Found::Odd);
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | extra;
+        match openat(&self.0, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Found::Here(fd)),
+            Err(Errno::ENOENT) => Ok(Found::Absent),
+            Err(
+                Errno::ELOOP | Errno::ENOTDIR | Errno::ENXIO | Errno::ENODEV | Errno::EACCES
+                | Errno::EPERM | Errno::ENAMETOOLONG | Errno::EINVAL,
+            ) => Ok(Found::Odd),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The names in this folder, but for `.`, `..` and those that are not UTF-8; no more than `most`.
+    pub(super) fn names(&self, most: usize) -> io::Result<Vec<String>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut dir = Dir::openat(&self.0, ".", flags, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
+            if name == "." || name == ".." {
+                continue;
+            }
+            if names.len() == most {
+                return Err(io::Error::other(format!("a folder holds more than {most} names")));
+            }
+            names.extend(name.into_string().ok());
+        }
+        Ok(names)
+    }
+}
+
+/// The whole of a file, or nothing if it is longer than `most`.
+pub(super) fn read_all(file: File, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn symlinks_fifos_and_steps_outside_are_never_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = dir.path().join("secret");
+        std::fs::create_dir(&secret).unwrap();
+        std::fs::write(secret.join("key"), "s3cr3t").unwrap();
+        let work = dir.path().join("work");
+        std::fs::create_dir(&work).unwrap();
+        symlink(&secret, work.join("folder")).unwrap();
+        symlink(secret.join("key"), work.join("file")).unwrap();
+        nix::unistd::mkfifo(&work.join("fifo"), Mode::S_IRWXU).unwrap();
+        std::fs::write(work.join("plain"), "hello").unwrap();
+
+        let root = Folder::open(&work).unwrap();
+        assert!(matches!(root.folder("folder").unwrap(), Found::Odd));
+        assert!(matches!(root.file("file").unwrap(), Found::Odd));
+        assert!(matches!(root.file("fifo").unwrap(), Found::Odd));
+        assert!(matches!(root.folder("..").unwrap(), Found::Odd));
+        assert!(matches!(root.file("folder/key").unwrap(), Found::Odd));
+        assert!(matches!(root.file("nothing").unwrap(), Found::Absent));
+        let plain = root.file("plain").unwrap().here().unwrap();
+        assert_eq!(read_all(plain, 5).unwrap().unwrap(), b"hello");
+        let plain = root.file("plain").unwrap().here().unwrap();
+        assert!(read_all(plain, 4).unwrap().is_none());
+    }
+}

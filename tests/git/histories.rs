@@ -1,0 +1,155 @@
+//! Counting, against git's own `diff --numstat -M` and `rev-list --count`, on histories that nobody
+//! has thought out. `GIT_SEED` repeats one.
+
+use std::path::Path;
+
+use runledger::git;
+
+use crate::lab::*;
+
+/// splitmix64: small, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn text(&mut self) -> String {
+        let words = ["fn", "let", "}", "", "// why", "return x;", "match", "	tab", "änder"];
+        (0..self.below(60))
+            .map(|_| format!("{} {}\n", words[self.below(words.len())], self.below(30)))
+            .collect()
+    }
+
+    fn content(&mut self) -> Vec<u8> {
+        match self.below(12) {
+            0 => Vec::new(),
+            1 => (0..self.below(300)).map(|_| self.next() as u8).chain([0]).collect(),
+            2 => self.text().replace('\n', "\r\n").into_bytes(),
+            3 => "long line without end ".repeat(self.below(40)).into_bytes(),
+            _ => self.text().into_bytes(),
+        }
+    }
+
+    fn name(&mut self) -> String {
+        let dirs = ["", "src/", "src/a/", "docs/", "ü/", "deep/er/still/"];
+        let bases = ["a.rs", "b.rs", "c.md", "mod.rs", "data.bin", "x y", "lock.json"];
+        format!("{}{}", dirs[self.below(dirs.len())], bases[self.below(bases.len())])
+    }
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    git(dir, &["-c", "core.quotePath=off", "ls-files"]).lines().map(str::to_owned).collect()
+}
+
+/// One random change of the worktree.
+fn change(dir: &Path, dice: &mut Dice) {
+    let files = files(dir);
+    let pick = (!files.is_empty()).then(|| files[dice.below(files.len())].clone());
+    match (dice.below(10), pick) {
+        (0..3, Some(name)) => {
+            // Some of its lines, at times so many that a rename of it is in doubt.
+            let Ok(text) = std::fs::read_to_string(dir.join(&name)) else { return };
+            let rate = [20, 5, 2][dice.below(3)];
+            let edited: String = text
+                .split_inclusive('\n')
+                .map(|line| match dice.below(rate) {
+                    0 => format!("edited {}\n", dice.below(9)),
+                    _ => line.to_owned(),
+                })
+                .collect();
+            write(dir, &name, edited);
+        }
+        (3..6, Some(name)) => {
+            let to = dice.name();
+            if !dir.join(&to).exists() {
+                std::fs::create_dir_all(dir.join(&to).parent().unwrap()).unwrap();
+                let _ = std::fs::rename(dir.join(&name), dir.join(&to));
+            }
+        }
+        (6, Some(name)) => drop(std::fs::remove_file(dir.join(name))),
+        (7, Some(name)) if dir.join(&name).exists() => {
+            std::fs::remove_file(dir.join(&name)).unwrap();
+            std::os::unix::fs::symlink("a.rs", dir.join(&name)).unwrap();
+        }
+        (8, Some(name)) => {
+            let to = dice.name();
+            if !dir.join(&to).exists()
+                && let Ok(bytes) = std::fs::read(dir.join(name))
+            {
+                write(dir, &to, bytes);
+            }
+        }
+        _ => {
+            let name = dice.name();
+            let content = dice.content();
+            let _ = std::fs::remove_file(dir.join(&name));
+            write(dir, &name, content);
+        }
+    }
+}
+
+#[test]
+fn changes_are_counted_as_git_counts_them() {
+    let seed = match std::env::var("GIT_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_secs(),
+    };
+    println!("GIT_SEED={seed}");
+    let mut dice = Dice(seed);
+    for round in 0..12 {
+        let lab = Lab::new();
+        let clone = lab.remote("project.git");
+        for _ in 0..15 {
+            let (name, content) = (dice.name(), dice.content());
+            write(&clone, &name, content);
+        }
+        if round % 3 == 0 {
+            write(&clone, ".gitattributes", "*.md -diff\n*.bin diff\nlock.json binary\n");
+        }
+        commit(&clone, "Begin");
+        git(&clone, &["push", "-q", "origin", "HEAD:trunk"]);
+        let url = lab.plain_server().url("project.git");
+        let initial = lab.checkout(&url).initial_commit.unwrap();
+        for step in 0..6 {
+            for _ in 0..dice.below(8) {
+                change(lab.work(), &mut dice);
+            }
+            let last = commit(lab.work(), "Step");
+            if dice.below(4) == 0 {
+                git(lab.work(), &["switch", "-q", "-c", &format!("b{step}"), "HEAD~1"]);
+                write(lab.work(), &format!("side{step}"), dice.text());
+                commit(lab.work(), "Aside");
+                git(lab.work(), &["merge", "-q", "-m", "Merge", &last]);
+            }
+            if dice.below(4) == 0 {
+                git(lab.work(), &["repack", "-q", "-a", "-d"]);
+            }
+            let head = git::take_over(&lab.place).unwrap();
+            let last = head.commit.clone().unwrap();
+            let changes = git::changes(&lab.place, &url, Some(&initial), &head).unwrap();
+            let range = format!("{initial}..{last}");
+            let (what, by_git) = (
+                (changes.commits.to_string(), (changes.files, changes.added, changes.removed)),
+                (
+                    git(lab.work(), &["rev-list", "--count", &range]),
+                    numstat(lab.work(), &initial, &last),
+                ),
+            );
+            if what != by_git {
+                let out = git(lab.work(), &["diff", "--numstat", "-M", &initial, &last]);
+                let names = git(lab.work(), &["diff", "--name-status", "-M", &initial, &last]);
+                panic!("GIT_SEED={seed} round {round} step {step}: {what:?}, git: {by_git:?}\n{out}\n{names}");
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A folder with remote repositories, a workspace and a trusted dir in it, and the git command.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use runledger::git::{self, Access, CheckedOut, Place};
+use tempfile::TempDir;
+use url::Url;
+
+use crate::server::{Manner, PASSWORD, Server, USER};
+
+pub(crate) struct Lab {
+    pub(crate) dir: TempDir,
+    pub(crate) place: Place,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { trusted: dir.path().join("state/git"), worktree: dir.path().join("work") };
+        std::fs::create_dir_all(&place.worktree).unwrap();
+        std::fs::create_dir_all(dir.path().join("served")).unwrap();
+        Self { dir, place }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn served(&self) -> PathBuf {
+        self.path("served")
+    }
+
+    /// A bare repository `served/name`, that takes pushes, and a clone of it to fill it from.
+    pub(crate) fn remote(&self, name: &str) -> PathBuf {
+        let bare = self.served().join(name);
+        std::fs::create_dir_all(&bare).unwrap();
+        git(&bare, &["init", "-q", "--bare", "-b", "trunk"]);
+        git(&bare, &["config", "http.receivepack", "true"]);
+        let clone = self.path(&format!("clone-{name}"));
+        git(self.dir.path(), &["clone", "-q", bare.to_str().unwrap(), clone.to_str().unwrap()]);
+        clone
+    }
+
+    /// `remote("project.git")` with two commits on its branch `trunk`.
+    pub(crate) fn project(&self) -> PathBuf {
+        let clone = self.remote("project.git");
+        write(&clone, "README.md", "# project\n");
+        write(&clone, "src/main.rs", "fn main() {}\n");
+        commit(&clone, "Begin");
+        write(&clone, "src/lib.rs", "//! Nothing yet.\n");
+        commit(&clone, "Go on");
+        git(&clone, &["push", "-q", "origin", "HEAD:trunk"]);
+        clone
+    }
+
+    pub(crate) fn plain_server(&self) -> Server {
+        Server::start(&self.served(), Manner::default())
+    }
+
+    pub(crate) fn work(&self) -> &Path {
+        &self.place.worktree
+    }
+
+    pub(crate) fn checkout(&self, url: &Url) -> CheckedOut {
+        self.try_checkout(url, None, &Access::default()).unwrap()
+    }
+
+    pub(crate) fn try_checkout(
+        &self,
+        url: &Url,
+        branch: Option<&str>,
+        access: &Access,
+    ) -> Result<CheckedOut, git::Error> {
+        git::checkout(&self.place, url, branch, access, &AtomicBool::new(false))
+    }
+}
+
+/// The right password for a server, for the host in the test's URLs.
+pub(crate) fn access(server: &Server) -> Access {
+    Access {
+        username: Some(USER.to_owned()),
+        password: Some(PASSWORD.to_owned()),
+        hosts: vec!["127.0.0.1".to_owned()],
+        ca_file: Some(server.ca.clone()),
+    }
+}
+
+/// Runs git with no configuration but the repository's own, and gives back what it printed.
+pub(crate) fn git(dir: &Path, args: &[&str]) -> String {
+    let output = command(dir, args).output().unwrap();
+    assert!(
+        output.status.success(),
+        "git {args:?} in {}: {}",
+        dir.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new("git");
+    command
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", "/nonexistent")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_TERMINAL_PROMPT", "0");
+    for who in ["AUTHOR", "COMMITTER"] {
+        command.env(format!("GIT_{who}_NAME"), "Ada").env(format!("GIT_{who}_EMAIL"), "ada@example.com");
+    }
+    command
+}
+
+pub(crate) fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+}
+
+/// Commits everything, and gives back the commit.
+pub(crate) fn commit(dir: &Path, subject: &str) -> String {
+    git(dir, &["add", "-A"]);
+    git(dir, &["commit", "-q", "--allow-empty", "-m", subject]);
+    git(dir, &["rev-parse", "HEAD"])
+}
+
+/// Files, lines added and lines removed, as git counts them.
+pub(crate) fn numstat(dir: &Path, from: &str, to: &str) -> (u32, u64, u64) {
+    let out = git(dir, &["diff", "--numstat", "-M", from, to]);
+    out.lines().fold((0, 0, 0), |(files, added, removed), line| {
+        let mut columns = line.split('\t').map(|n| n.parse::<u64>().unwrap_or(0));
+        (files + 1, added + columns.next().unwrap(), removed + columns.next().unwrap())
+    })
+}
+
+/// Fails the test, rather than hanging it.
+pub(crate) fn within<T: Send>(seconds: u64, what: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        scope.spawn(move || sender.send(what()));
+        match receiver.recv_timeout(Duration::from_secs(seconds)) {
+            Ok(value) => value,
+            Err(why) => {
+                // A scope would wait for the thread that hangs.
+                eprintln!("not done within {seconds} s: {why}");
+                std::process::abort()
+            }
+        }
+    })
+}
+
+/// Every file below a folder that holds these bytes.
+pub(crate) fn files_with(dir: &Path, needle: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(files_with(&entry.path(), needle));
+        } else if kind.is_file() {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            if bytes.windows(needle.len()).any(|w| w == needle.as_bytes()) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
