@@ -78,6 +78,7 @@ func rest(c cluster, s *state) []component {
 			"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0"}},
 		{"provisioner", []string{kube, "provisioner", "--kubeconfig=" + config("provisioner.kubeconfig"),
 			"--directory=" + c.path("volumes")}},
+		{"netpol", []string{kube, "netpol", "--kubeconfig=" + config("netpol.kubeconfig")}},
 	}
 }
 

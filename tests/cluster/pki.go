@@ -51,6 +51,7 @@ func writeKeys(c cluster, s *state) error {
 		{c.path("config", "proxy.kubeconfig"), "system:kube-proxy", "", inside},
 		{c.path("config", "kubelet.kubeconfig"), "system:node:" + nodeName, "system:nodes", inside},
 		{c.path("config", "provisioner.kubeconfig"), "runledger-test-provisioner", "", inside},
+		{c.path("config", "netpol.kubeconfig"), "runledger-test-netpol", "", inside},
 	} {
 		if err := a.kubeconfig(u.file, u.user, u.group, u.server); err != nil {
 			return err

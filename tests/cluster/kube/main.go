@@ -1,5 +1,5 @@
 // Command kube is every Kubernetes component of the test cluster in one binary, as `hyperkube` once was: they share
-// most of their code, so one build and one link replace eight. This file owns nothing but the choice of component, by
+// most of their code, so one build and one link replace nine. This file owns nothing but the choice of component, by
 // the name it is called as (a symlink) or by its first argument; flags and behaviour are each component's own.
 package main
 
@@ -36,7 +36,7 @@ func main() {
 			return
 		}
 	}
-	fmt.Fprintln(os.Stderr, "usage: kube etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|kubectl|provisioner [flags]")
+	fmt.Fprintln(os.Stderr, "usage: kube etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|kubectl|provisioner|netpol [flags]")
 	os.Exit(2)
 }
 
@@ -65,6 +65,8 @@ func run(name string) bool {
 		cmd = proxy.NewProxyCommand()
 	case "provisioner":
 		cmd = newProvisionerCommand()
+	case "netpol":
+		cmd = newNetpolCommand()
 	default:
 		return false
 	}

@@ -93,13 +93,10 @@ func newProvisionerCommand() *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			// Its rights are an object of the cluster, applied after it starts. Informers that are refused once come back
-			// later and later; asking first does not.
-			err = wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+			if err := awaitRights(ctx, func(ctx context.Context) error {
 				_, err := client.StorageV1().StorageClasses().List(ctx, metav1.ListOptions{Limit: 1})
-				return err == nil, nil
-			})
-			if err != nil {
+				return err
+			}); err != nil {
 				return err
 			}
 			// Tests would wait for the default of 15 s after the first conflict.
@@ -114,4 +111,12 @@ func newProvisionerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&name, "provisioner", "runledger.test/local", "name that StorageClasses refer to")
 	cmd.Flags().AddGoFlagSet(flag.CommandLine)
 	return cmd
+}
+
+// awaitRights waits for this program's RBAC objects, which are applied after it starts. Informers that are refused
+// once come back later and later; asking first does not.
+func awaitRights(ctx context.Context, ask func(context.Context) error) error {
+	return wait.PollUntilContextCancel(ctx, 200*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		return ask(ctx) == nil, nil
+	})
 }
