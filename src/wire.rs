@@ -141,7 +141,37 @@ pub enum EventBody {
         usage: Usage,
     },
     /// The run is sealed. The last event of an attempt.
-    Sealed(Termination),
+    Sealed(#[serde(with = "nested")] Termination),
+}
+
+/// A termination inside an event: nested, since both have a `sequence`.
+mod nested {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Termination;
+
+    #[derive(Serialize)]
+    struct Of<'a> {
+        termination: &'a Termination,
+    }
+
+    #[derive(Deserialize)]
+    struct Owned {
+        termination: Termination,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        termination: &Termination,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        Of { termination }.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Termination, D::Error> {
+        Ok(Owned::deserialize(deserializer)?.termination)
+    }
 }
 
 /// A row of `messages`.
@@ -339,6 +369,14 @@ pub mod door {
         Hello {
             /// Good for one connection.
             nonce: String,
+        },
+        /// The CLI is about to be started.
+        Began {
+            /// Counted like a line.
+            number: u64,
+            /// It takes the session's transcript up again, so that its cost includes what the
+            /// session had cost before.
+            resumed: bool,
         },
         /// A line of the CLI's stream-json, whole.
         Line {
