@@ -1,11 +1,14 @@
 //! Runledger: a Kubernetes operator that runs the Claude SDK on a task in a pod, on a workspace
 //! volume that lasts, and keeps the ledger of it in Postgres. ARCHITECTURE.md is the map.
 
+pub mod agent;
 pub mod api;
 pub mod git;
 pub mod ids;
+pub mod install;
 pub mod ledger;
 pub mod names;
 pub mod pod;
 pub mod server;
+pub mod supervise;
 pub mod wire;

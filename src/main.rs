@@ -1,5 +1,7 @@
 //! The one binary: subcommands for each place that Runledger runs in.
 
+use std::process::ExitCode;
+
 use anyhow::Context;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -14,26 +16,42 @@ enum Command {
     Migrate(runledger::ledger::migrate::Args),
     /// Print the CustomResourceDefinitions.
     Crds(runledger::api::definitions::Args),
+    /// Copy this binary into a folder (init container of a run's pod).
+    Install(runledger::install::Args),
+    /// The trusted half of a run's pod.
+    Supervise(runledger::supervise::Args),
+    /// The untrusted half of a run's pod.
+    Agent(runledger::agent::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
-        Command::Server(args) => within_runtime(runledger::server::run(args)),
-        Command::Migrate(args) => within_runtime(runledger::ledger::migrate::run(args)),
-        Command::Crds(args) => Ok(runledger::api::definitions::run(&args)?),
+        Command::Server(args) => within_runtime(runledger::server::run(args))?,
+        Command::Migrate(args) => within_runtime(runledger::ledger::migrate::run(args))?,
+        Command::Crds(args) => runledger::api::definitions::run(&args)?,
+        Command::Install(args) => runledger::install::run(&args)?,
+        Command::Supervise(args) => within_runtime(runledger::supervise::run(args))?,
+        Command::Agent(args) => {
+            return Ok(within_runtime(runledger::agent::run(args))?.into());
+        }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a long-lived part, logging to standard error as RUST_LOG says.
-fn within_runtime<E>(part: impl Future<Output = Result<(), E>>) -> anyhow::Result<()>
+fn within_runtime<T, E>(part: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
     let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
-    Ok(runtime.block_on(part)?)
+    let done = runtime.block_on(part);
+    // Blocking work that was given up must not hold the process.
+    runtime.shutdown_background();
+    Ok(done?)
 }

@@ -1,0 +1,490 @@
+//! What the agent says: lines of the CLI's stream-json become events. It owns the rules of what is
+//! believed. A message that passed the meter is told in the meter's words, once; what did not pass
+//! is told in the agent's, and marked so.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::book::Answer;
+use super::cost;
+use super::journal::{Draft, Journal, Pending};
+use crate::ids;
+use crate::wire::{EventBody, Message, MessageKind, Role, Source};
+
+/// Largest message; longer texts in it are cut.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// What is left of a text that is cut.
+const CUT_TEXT: usize = 64 * 1024;
+
+/// Writes down what comes through one connection of the door.
+#[derive(Debug)]
+pub(super) struct Scribe {
+    pub(super) journal: Arc<Journal>,
+    pub(super) run: Uuid,
+    held: Option<Held>,
+}
+
+/// A message of the agent's own telling, whose lines may not all have come.
+#[derive(Debug)]
+struct Held {
+    api_id: String,
+    number: u64,
+    model: Option<String>,
+    text: String,
+    tool_calls: Vec<Value>,
+}
+
+/// What a line was made into.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// The agent's last line that is dealt with once `pending` is on the disk.
+    pub(super) number: u64,
+    /// The record.
+    pub(super) pending: Pending,
+}
+
+impl Scribe {
+    /// For one connection: lines that were held for the one before come again.
+    pub(super) fn new(journal: Arc<Journal>, run: Uuid) -> Self {
+        Self {
+            journal,
+            run,
+            held: None,
+        }
+    }
+
+    /// Number that the next line must have.
+    pub(super) fn expects(&self) -> u64 {
+        let held = self.held.as_ref().map_or(0, |held| held.number);
+        self.journal.read(|book| book.line).max(held) + 1
+    }
+
+    /// Takes a line of stream-json.
+    pub(super) async fn take(&mut self, number: u64, line: &Value) -> Vec<Taken> {
+        let api_id = line["message"]["id"].as_str();
+        let mut taken: Vec<_> = match &self.held {
+            Some(held) if line["type"] != "assistant" || api_id != Some(&held.api_id) => {
+                self.release().into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        match (line["type"].as_str(), api_id) {
+            (Some("assistant"), Some(id)) => taken.extend(self.assistant(number, id, line).await),
+            (Some("user"), _) => taken.push(self.tool_results(number, line)),
+            (Some("result"), _) => taken.push(self.result(number, line)),
+            (Some("raw"), _) => {
+                tracing::info!(
+                    text = head(&line["text"]),
+                    "the CLI said something that is not JSON"
+                );
+                taken.push(self.nothing(number));
+            }
+            _ => taken.push(self.nothing(number)),
+        }
+        taken
+    }
+
+    /// Tells what was held back.
+    pub(super) fn release(&mut self) -> Option<Taken> {
+        let held = self.held.take()?;
+        let mut message = Message {
+            id: ids::message(self.run, &held.api_id),
+            role: Role::Assistant,
+            kind: MessageKind::Assistant,
+            text: held.text,
+            tool_calls: held.tool_calls,
+            tool_outputs: Vec::new(),
+            model: held.model,
+            tokens: None,
+            source: Source::Agent,
+        };
+        fit(&mut message);
+        Some(self.tell(held.number, message))
+    }
+
+    async fn assistant(&mut self, number: u64, api_id: &str, line: &Value) -> Option<Taken> {
+        // The CLI tells of a block before the message has ended; the meter's word is worth the wait.
+        self.journal
+            .wait_for(|book| (!book.is_streaming(api_id)).then_some(()))
+            .await;
+        let id = ids::message(self.run, api_id);
+        if self.journal.read(|book| book.told.contains(&id)) {
+            return Some(self.nothing(number));
+        }
+        if let Some(answer) = self.journal.read(|book| book.answer(api_id).cloned()) {
+            return Some(self.tell(number, metered(id, answer)));
+        }
+        self.hold(number, api_id, line);
+        None
+    }
+
+    fn hold(&mut self, number: u64, api_id: &str, line: &Value) {
+        let held = self.held.get_or_insert_with(|| Held {
+            api_id: api_id.to_owned(),
+            number,
+            model: line["message"]["model"].as_str().map(str::to_owned),
+            text: String::new(),
+            tool_calls: Vec::new(),
+        });
+        held.number = number;
+        for block in line["message"]["content"].as_array().into_iter().flatten() {
+            match block["type"].as_str() {
+                Some("text") => {
+                    if !held.text.is_empty() {
+                        held.text.push('\n');
+                    }
+                    held.text
+                        .push_str(block["text"].as_str().unwrap_or_default());
+                }
+                Some(kind) if kind.ends_with("tool_use") => held.tool_calls.push(block.clone()),
+                _ => {}
+            }
+        }
+    }
+
+    fn tool_results(&self, number: u64, line: &Value) -> Taken {
+        let blocks = line["message"]["content"].as_array();
+        let outputs: Vec<_> = blocks
+            .into_iter()
+            .flatten()
+            .filter(|block| block["type"] == "tool_result")
+            .cloned()
+            .collect();
+        let Some(key) = outputs
+            .first()
+            .and_then(|block| block["tool_use_id"].as_str())
+        else {
+            return self.nothing(number);
+        };
+        let mut message = Message {
+            id: ids::message(self.run, key),
+            role: Role::User,
+            kind: MessageKind::ToolResult,
+            text: String::new(),
+            tool_calls: Vec::new(),
+            tool_outputs: outputs,
+            model: None,
+            tokens: None,
+            source: Source::Agent,
+        };
+        fit(&mut message);
+        self.tell(number, message)
+    }
+
+    fn result(&self, number: u64, line: &Value) -> Taken {
+        let cost = cost::micro_usd(&line["total_cost_usd"]);
+        let turns = line["num_turns"]
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok());
+        let mut text = line["result"].as_str().unwrap_or_default().to_owned();
+        cut(&mut text, MAX_MESSAGE);
+        let pending = self.journal.append(|book| {
+            let before = book
+                .result
+                .as_ref()
+                .map_or(book.baseline_micro_usd, |r| r.session_cost_micro_usd);
+            let session_cost_micro_usd = cost.unwrap_or(before);
+            let body = EventBody::AgentResult {
+                subtype: line["subtype"].as_str().unwrap_or("unknown").to_owned(),
+                is_error: line["is_error"].as_bool().unwrap_or(false),
+                text,
+                session_cost_micro_usd,
+                usage: book.usage_with_result(session_cost_micro_usd, turns.unwrap_or(0)),
+            };
+            Draft {
+                events: vec![body],
+                line: Some(number),
+                ..Draft::default()
+            }
+        });
+        Taken { number, pending }
+    }
+
+    fn tell(&self, number: u64, message: Message) -> Taken {
+        let pending = self.journal.append(|book| Draft {
+            events: if book.told.contains(&message.id) {
+                Vec::new()
+            } else {
+                vec![EventBody::Message(message)]
+            },
+            line: Some(number),
+            ..Draft::default()
+        });
+        Taken { number, pending }
+    }
+
+    fn nothing(&self, number: u64) -> Taken {
+        let pending = self.journal.append(|_| Draft {
+            line: Some(number),
+            ..Draft::default()
+        });
+        Taken { number, pending }
+    }
+}
+
+fn metered(id: Uuid, answer: Answer) -> Message {
+    let mut message = Message {
+        id,
+        role: Role::Assistant,
+        kind: MessageKind::Assistant,
+        text: answer.text,
+        tool_calls: answer.tool_calls,
+        tool_outputs: Vec::new(),
+        model: answer.model,
+        tokens: Some(answer.tokens),
+        source: Source::Meter,
+    };
+    fit(&mut message);
+    message
+}
+
+fn head(text: &Value) -> &str {
+    let text = text.as_str().unwrap_or_default();
+    &text[..text.floor_char_boundary(2048)]
+}
+
+/// Cuts what is too long for one event: first every long text, then, if that was not enough, the
+/// blocks' number.
+fn fit(message: &mut Message) {
+    if size(message) <= MAX_MESSAGE {
+        return;
+    }
+    cut(&mut message.text, CUT_TEXT);
+    for block in message
+        .tool_calls
+        .iter_mut()
+        .chain(&mut message.tool_outputs)
+    {
+        cut_texts(block);
+    }
+    while size(message) > MAX_MESSAGE {
+        if message.tool_outputs.pop().is_none() && message.tool_calls.pop().is_none() {
+            break;
+        }
+    }
+}
+
+fn size(message: &Message) -> usize {
+    serde_json::to_vec(message).map_or(0, |bytes| bytes.len())
+}
+
+fn cut_texts(value: &mut Value) {
+    match value {
+        Value::String(text) => cut(text, CUT_TEXT),
+        Value::Array(items) => items.iter_mut().for_each(cut_texts),
+        Value::Object(fields) => fields.values_mut().for_each(cut_texts),
+        _ => {}
+    }
+}
+
+fn cut(text: &mut String, limit: usize) {
+    if text.len() > limit {
+        let whole = text.len();
+        text.truncate(text.floor_char_boundary(limit));
+        text.push_str(&format!("… (cut; {whole} bytes)"));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::book::{Note, Seen};
+    use super::super::journal::Reader;
+    use super::*;
+    use crate::wire::Tokens;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        journal: Arc<Journal>,
+        scribe: Scribe,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::open(&dir.path().join("1.journal")).unwrap());
+        let scribe = Scribe::new(journal.clone(), Uuid::from_u128(1));
+        Fixture {
+            dir,
+            journal,
+            scribe,
+        }
+    }
+
+    impl Fixture {
+        async fn say(&mut self, lines: &[Value]) -> u64 {
+            let mut last = 0;
+            for line in lines {
+                for taken in self.scribe.take(self.scribe.expects(), line).await {
+                    taken.pending.durable().await;
+                    last = taken.number;
+                }
+            }
+            last
+        }
+
+        fn messages(&self) -> Vec<Message> {
+            let mut reader = Reader::open(&self.dir.path().join("1.journal")).unwrap();
+            let durable = self.journal.durable().borrow().bytes;
+            let mut found = Vec::new();
+            while let Some(events) = reader.next(durable).unwrap() {
+                found.extend(events.into_iter().filter_map(|event| match event.body {
+                    EventBody::Message(message) => Some(message),
+                    _ => None,
+                }));
+            }
+            found
+        }
+    }
+
+    fn assistant(id: &str, block: Value) -> Value {
+        json!({"type":"assistant","message":{"id":id,"model":"m","content":[block],"usage":{"output_tokens":1}}})
+    }
+
+    fn text(text: &str) -> Value {
+        json!({"type":"text","text":text})
+    }
+
+    fn answer(id: &str) -> Answer {
+        Answer {
+            message_id: id.into(),
+            model: Some("meter-model".into()),
+            text: "as metered".into(),
+            tool_calls: vec![json!({"type":"tool_use","id":"t1","name":"Bash","input":{}})],
+            tokens: Tokens {
+                output: 25,
+                ..Tokens::default()
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_passed_the_meter_is_told_once_and_in_its_words() {
+        let mut f = fixture();
+        f.journal
+            .append(|_| Draft::note(Note::Answer(answer("msg_1"))))
+            .durable()
+            .await;
+        let lines = [
+            assistant("msg_1", text("forged")),
+            assistant("msg_1", json!({"type":"tool_use","id":"t1"})),
+        ];
+        assert_eq!(f.say(&lines).await, 2);
+        let [message] = f.messages().try_into().unwrap();
+        assert_eq!(
+            (message.text.as_str(), message.source),
+            ("as metered", Source::Meter)
+        );
+        assert_eq!(message.tokens.unwrap().output, 25);
+        assert_eq!(message.tool_calls.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn lines_of_one_message_that_the_meter_never_saw_become_one_message_without_tokens() {
+        let mut f = fixture();
+        let call = json!({"type":"tool_use","id":"t9","name":"Bash","input":{}});
+        assert_eq!(
+            f.say(&[assistant("x", text("a")), assistant("x", call)])
+                .await,
+            0,
+            "held back, so not acknowledged"
+        );
+        assert_eq!(f.say(&[json!({"type":"system"})]).await, 3);
+        let [message] = f.messages().try_into().unwrap();
+        assert_eq!(
+            (message.text.as_str(), message.source, message.tokens),
+            ("a", Source::Agent, None)
+        );
+        assert_eq!(message.tool_calls.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_line_about_a_message_still_on_its_way_waits_for_the_meter() {
+        let mut f = fixture();
+        f.journal
+            .append(|_| {
+                Draft::event(EventBody::RequestStarted {
+                    request: 1,
+                    bytes: 1,
+                })
+            })
+            .durable()
+            .await;
+        let seen = Seen {
+            message_id: Some("msg_1".into()),
+            ..Seen::default()
+        };
+        f.journal
+            .append(|_| {
+                Draft::note(Note::Seen {
+                    request: 1,
+                    seen: seen.clone(),
+                })
+            })
+            .durable()
+            .await;
+        let journal = f.journal.clone();
+        let ended = async {
+            journal
+                .append(|book| Draft {
+                    events: vec![book.request_ended(
+                        1,
+                        &super::super::book::RequestOutcome {
+                            seen,
+                            ..Default::default()
+                        },
+                        jiff::Timestamp::now(),
+                    )],
+                    notes: vec![Note::Answer(answer("msg_1"))],
+                    line: None,
+                })
+                .durable()
+                .await;
+        };
+        let lines = [assistant("msg_1", text("early"))];
+        tokio::join!(f.say(&lines), ended);
+        assert_eq!(f.messages()[0].source, Source::Meter);
+    }
+
+    #[tokio::test]
+    async fn results_of_tools_are_the_agents_word() {
+        let mut f = fixture();
+        let line = json!({"type":"user","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":"t1","content":"ok"}]}});
+        f.say(&[line.clone(), line]).await;
+        let [message] = f.messages().try_into().unwrap();
+        assert_eq!(
+            (message.kind, message.source),
+            (MessageKind::ToolResult, Source::Agent)
+        );
+        assert_eq!(message.tool_outputs[0]["content"], "ok");
+    }
+
+    #[tokio::test]
+    async fn a_result_carries_turns_and_the_cost_of_this_attempt() {
+        let mut f = fixture();
+        for note in [
+            Note::Baseline {
+                cost_micro_usd: 16_280,
+            },
+            Note::Began { resumed: true },
+        ] {
+            f.journal.append(|_| Draft::note(note)).durable().await;
+        }
+        f.say(&[json!({"type":"result","subtype":"success","is_error":false,"num_turns":2,"total_cost_usd":0.03256,"result":"done"})]).await;
+        let usage = f.journal.read(|book| book.usage);
+        assert_eq!((usage.cost_micro_usd, usage.turns), (Some(16_280), 2));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_cut_to_fit_an_event() {
+        let mut message = metered(Uuid::nil(), answer("x"));
+        message.text = "é".repeat(MAX_MESSAGE);
+        message.tool_outputs = vec![json!({"content":[{"text":"y".repeat(MAX_MESSAGE)}]})];
+        fit(&mut message);
+        assert!(size(&message) <= MAX_MESSAGE);
+        assert!(message.text.ends_with("bytes)"));
+    }
+}

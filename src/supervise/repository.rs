@@ -1,0 +1,139 @@
+//! The repository's part in a run: when it is checked out, what it is asked at the end, and how its
+//! failures are told. How git works is `crate::git`'s business.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use url::Url;
+
+use super::config::{self, Args};
+use super::{Error, Stop};
+use crate::git::{self, Access, CheckedOut, Head, Place};
+use crate::pod::{RepositoryAssignment, paths};
+use crate::wire::{Changes, Outcome};
+
+/// The repository of this run.
+#[derive(Clone, Debug)]
+pub(super) struct Repository {
+    place: Place,
+    url: Url,
+    branch: Option<String>,
+    access: Access,
+}
+
+impl Repository {
+    /// As assigned, with its Secret, if there is one.
+    pub(super) fn new(args: &Args, assigned: &RepositoryAssignment) -> Result<Self, Stop> {
+        let access = if assigned.has_secret {
+            let secret = config::git_secret(args, &assigned.url)?;
+            Access {
+                username: secret.username,
+                password: secret.password,
+                hosts: secret.hosts,
+                ca_file: secret.ca_file,
+            }
+        } else {
+            Access::default()
+        };
+        Ok(Self {
+            place: Place {
+                trusted: args.path(paths::STATE).join("git"),
+                worktree: args.path(paths::WORK),
+            },
+            url: assigned.url.clone(),
+            branch: assigned.branch.clone(),
+            access,
+        })
+    }
+
+    /// Makes the checkout; given up as soon as `stop` resolves.
+    pub(super) async fn checkout(
+        &self,
+        stop: impl Future<Output = ()>,
+    ) -> Result<CheckedOut, Error> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (this, cancelled) = (self.clone(), cancel.clone());
+        let mut work = tokio::task::spawn_blocking(move || {
+            git::checkout(
+                &this.place,
+                &this.url,
+                this.branch.as_deref(),
+                &this.access,
+                &cancelled,
+            )
+        });
+        let done = tokio::select! {
+            done = &mut work => done,
+            () = stop => {
+                cancel.store(true, Ordering::Relaxed);
+                return Err(Error::Stopped);
+            }
+        };
+        done.map_err(Error::Task)?
+            .map_err(|error| Error::Stop(from_git(&error)))
+    }
+
+    /// Where the agent's HEAD is, and what changed.
+    pub(super) async fn look(
+        &self,
+        initial: Option<String>,
+        limit: Duration,
+    ) -> Result<(Head, Changes), String> {
+        let this = self.clone();
+        let work = move || {
+            let head = git::take_over(&this.place)?;
+            let changes = git::changes(&this.place, &this.url, initial.as_deref(), &head)?;
+            Ok((head, changes))
+        };
+        within(limit, work).await
+    }
+
+    /// Pushes the final commit.
+    pub(super) async fn push(
+        &self,
+        commit: String,
+        branch: String,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let this = self.clone();
+        let work = move || git::push(&this.place, &this.url, &commit, &branch, &this.access);
+        within(limit, work).await
+    }
+}
+
+async fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, git::Error> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(Ok(done))) => Ok(done),
+        Ok(Ok(Err(error))) => Err(sentence(&error)),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("it took longer than {} s", limit.as_secs())),
+    }
+}
+
+fn from_git(error: &git::Error) -> Stop {
+    Stop {
+        outcome: if error.is_retryable() {
+            Outcome::Waiting
+        } else {
+            Outcome::Failed
+        },
+        reason: error.reason(),
+        message: sentence(error),
+    }
+}
+
+/// The whole chain of an error, once.
+pub(super) fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

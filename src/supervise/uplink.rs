@@ -1,0 +1,255 @@
+//! From the journal to the server: batches, back-off, acknowledgements. It owns no event: it reads
+//! them from the file, so that a server that is away for hours costs no memory, and a lost attempt's
+//! journal is handed in the same way as this one's.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use url::Url;
+use uuid::Uuid;
+
+use super::files;
+use super::journal::{Durable, Reader};
+use crate::wire::{Batch, BatchAccepted, Event, MAX_BATCH_EVENTS};
+
+/// Where a batch is closed, well below the server's limit.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// First and longest pause after a failure.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Longest wait for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer that is read.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Whose events these are: the file `run.json` beside a run's journals.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RunFile {
+    pub(super) run_id: Uuid,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) session_id: Uuid,
+    pub(super) session_name: String,
+    /// HEAD before the run's first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) initial_commit: Option<String>,
+}
+
+/// The way to the server.
+#[derive(Clone, Debug)]
+pub(super) struct Uplink {
+    client: reqwest::Client,
+    base: Url,
+    token: PathBuf,
+}
+
+/// Why a batch did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// No token, or none that can be read.
+    #[error("the token can't be read")]
+    Token(#[source] io::Error),
+    /// No answer.
+    #[error("the server did not answer")]
+    Request(#[source] reqwest::Error),
+    /// An answer, but not the one.
+    #[error("the server answered {0}")]
+    Refused(http::StatusCode),
+    /// An answer that can't be understood.
+    #[error("the server's answer can't be understood")]
+    Answer,
+}
+
+impl Uplink {
+    /// To `base`, with the token of that file, over `tls`.
+    pub(super) fn new(
+        base: Url,
+        token: PathBuf,
+        tls: rustls::ClientConfig,
+    ) -> Result<Self, super::Error> {
+        let client = super::tls::client(tls)
+            .timeout(ANSWER_TIMEOUT)
+            .build()
+            .map_err(super::Error::Client)?;
+        Ok(Self {
+            client,
+            base,
+            token,
+        })
+    }
+
+    async fn send(&self, run: &RunFile, batch: &Batch) -> Result<u64, SendError> {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend([
+                "v1",
+                "namespaces",
+                &run.namespace,
+                "runs",
+                &run.name,
+                "events",
+            ]);
+        }
+        // Read each time: the kubelet replaces it before it expires.
+        let token = tokio::fs::read_to_string(&self.token)
+            .await
+            .map_err(SendError::Token)?;
+        let request = self.client.post(url).bearer_auth(token.trim()).json(batch);
+        let mut response = request.send().await.map_err(SendError::Request)?;
+        if !response.status().is_success() {
+            return Err(SendError::Refused(response.status()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(SendError::Request)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ANSWER {
+                return Err(SendError::Answer);
+            }
+        }
+        let accepted: BatchAccepted =
+            serde_json::from_slice(&body).map_err(|_| SendError::Answer)?;
+        Ok(accepted.acknowledged)
+    }
+}
+
+/// One attempt's journal on its way to the server.
+#[derive(Debug)]
+pub(super) struct Tail {
+    run: Arc<RunFile>,
+    attempt: u32,
+    journal: PathBuf,
+    reader: Option<Reader>,
+    /// Read, and not yet acknowledged.
+    queue: VecDeque<Event>,
+    acknowledged: watch::Sender<u64>,
+}
+
+/// Where the acknowledged sequence of a journal is kept.
+fn acked_file(journal: &Path) -> PathBuf {
+    journal.with_extension("acked")
+}
+
+/// The acknowledged sequence of a journal, as far as it is known.
+pub(super) fn acked(journal: &Path) -> u64 {
+    std::fs::read_to_string(acked_file(journal))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+impl Tail {
+    /// Of the journal at that path; goes on where the last supervisor was.
+    pub(super) fn new(run: Arc<RunFile>, attempt: u32, journal: PathBuf) -> Self {
+        let (acknowledged, _) = watch::channel(acked(&journal));
+        Self {
+            run,
+            attempt,
+            journal,
+            reader: None,
+            queue: VecDeque::new(),
+            acknowledged,
+        }
+    }
+
+    /// Highest sequence that the server has.
+    pub(super) fn acknowledged(&self) -> watch::Receiver<u64> {
+        self.acknowledged.subscribe()
+    }
+
+    /// Sends what is on the disk as it comes, for ever.
+    pub(super) async fn follow(mut self, uplink: Uplink, mut durable: watch::Receiver<Durable>) {
+        loop {
+            let now = *durable.borrow_and_update();
+            self.deliver(&uplink, now).await;
+            if durable.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Sends everything up to `durable`, however long it takes.
+    pub(super) async fn deliver(&mut self, uplink: &Uplink, durable: Durable) {
+        let mut pause = BACK_OFF.0;
+        while *self.acknowledged.borrow() < durable.sequence {
+            match self.step(uplink, durable).await {
+                Ok(()) => pause = BACK_OFF.0,
+                Err(error) => {
+                    let attempt = self.attempt;
+                    tracing::warn!(
+                        run = self.run.name,
+                        attempt,
+                        error = &*error,
+                        "events wait; trying again"
+                    );
+                    // Jitter, from the random bits of a UUID: many pods wait for one server.
+                    let jitter = (Uuid::new_v4().as_u128() % 50) as u32;
+                    tokio::time::sleep(pause * (75 + jitter) / 100).await;
+                    pause = (pause * 2).min(BACK_OFF.1);
+                }
+            }
+        }
+    }
+
+    async fn step(
+        &mut self,
+        uplink: &Uplink,
+        durable: Durable,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.fill(durable)?;
+        let batch = self.batch();
+        let last = batch.events.last().map_or(0, |event| event.sequence);
+        let stored = uplink.send(&self.run, &batch).await?;
+        if stored < last {
+            // The server lacks something that it once acknowledged: from there on once more.
+            self.reader = None;
+            self.queue.clear();
+        }
+        self.acknowledged.send_replace(stored);
+        files::replace(&acked_file(&self.journal), stored.to_string().as_bytes())?;
+        if stored < last {
+            return Err(format!("it stored up to {stored} of {last}").into());
+        }
+        Ok(())
+    }
+
+    /// Reads on in the journal until a batch is full.
+    fn fill(&mut self, durable: Durable) -> io::Result<()> {
+        let acknowledged = *self.acknowledged.borrow();
+        self.queue.retain(|event| event.sequence > acknowledged);
+        if self.reader.is_none() {
+            self.reader = Some(Reader::open(&self.journal)?);
+        }
+        let Some(reader) = &mut self.reader else {
+            return Ok(());
+        };
+        let mut bytes = 0;
+        while self.queue.len() < MAX_BATCH_EVENTS && bytes < BATCH_BYTES {
+            let before = reader.position();
+            let Some(events) = reader.next(durable.bytes)? else {
+                break;
+            };
+            bytes += usize::try_from(reader.position() - before).unwrap_or(usize::MAX);
+            self.queue.extend(
+                events
+                    .into_iter()
+                    .filter(|event| event.sequence > acknowledged),
+            );
+        }
+        Ok(())
+    }
+
+    fn batch(&self) -> Batch {
+        Batch {
+            run_id: self.run.run_id,
+            attempt: self.attempt,
+            session_id: self.run.session_id,
+            session_name: self.run.session_name.clone(),
+            events: self.queue.iter().take(MAX_BATCH_EVENTS).cloned().collect(),
+        }
+    }
+}
