@@ -1,0 +1,17 @@
+//! A run's pod as two real processes of the built binary, the real Claude CLI between them, a
+//! scripted model above and a small server that takes events in: everything but Kubernetes.
+//!
+//! Tests that need the CLI find it through `RUNLEDGER_CLAUDE` (the path of its native binary);
+//! without it they are skipped, but under `CI=true` they fail.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "model/app/mod.rs"]
+#[allow(dead_code)]
+mod app;
+#[path = "pod/harness.rs"]
+#[allow(dead_code)]
+mod harness;
+#[path = "pod/server.rs"]
+mod server;
+#[path = "pod/work.rs"]
+mod work;
