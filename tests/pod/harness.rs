@@ -208,7 +208,7 @@ impl Pod {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        command.env("RUNLEDGER_LOG", "info,runledger=debug");
+        command.env("RUST_LOG", "info,runledger=debug");
         command
     }
 
