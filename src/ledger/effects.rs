@@ -2,6 +2,8 @@
 //! a set of newly stored events changes. Every change is either a greater figure, a word that is
 //! filled in once, or the word of the highest sequence: so neither order nor repetition matters.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -118,13 +120,16 @@ impl Stored {
         change
     }
 
-    /// Rows of `messages` among the events of those sequences.
+    /// Rows of `messages` among the events of those sequences; of equal ids the first.
     pub(super) fn messages(&self, new: &[i64]) -> Vec<(&EventRow, &MessageRow)> {
+        // One statement can't write the same row twice.
+        let mut seen = HashSet::new();
         self.new(new)
             .filter_map(|row| match &row.effect {
                 Effect::Message(message) => Some((row, &**message)),
                 _ => None,
             })
+            .filter(|(_, message)| seen.insert(message.id))
             .collect()
     }
 

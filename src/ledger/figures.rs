@@ -65,6 +65,10 @@ pub(super) fn figure(name: &'static str, number: u64) -> Result<i64, &'static st
 
 /// Whether the numbers and texts of the changes can be true.
 pub(super) fn changes(changes: &Changes) -> Result<(), &'static str> {
+    // An int, as readers of such counts expect.
+    if i32::try_from(changes.commits).is_err() {
+        return Err("commits");
+    }
     figure("added lines", changes.added)?;
     figure("removed lines", changes.removed)?;
     let texts = [

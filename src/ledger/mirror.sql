@@ -12,7 +12,9 @@ WITH session AS (
         ($5, $5::uuid::text, $2, $6, $7, 'claude', $8, coalesce($9, runledger_no_task()),
          $1, $3, $10, $11, $12, $13, $14, $15,
          $4, $16, $17,
-         greatest(0, floor(extract(epoch FROM $17::timestamptz - $16::timestamptz)))::int,
+         -- Not `greatest` alone, which makes 0 of what is not known.
+         CASE WHEN $17::timestamptz < $16::timestamptz THEN 0
+              ELSE floor(extract(epoch FROM $17::timestamptz - $16::timestamptz)) END::int,
          $18, $19, NOT $19::bool, $20)
     ON CONFLICT (id) DO UPDATE SET
         namespace = coalesce(r.namespace, EXCLUDED.namespace),
@@ -34,15 +36,18 @@ WITH session AS (
         -- An end is told once; before it, the latest word counts.
         reason = CASE WHEN runledger_status_rank(r.status) < 2
                        AND runledger_status_rank(EXCLUDED.status) >= runledger_status_rank(r.status)
-                       AND EXCLUDED.attempt >= r.attempt
+                       AND (EXCLUDED.attempt >= r.attempt OR r.reason IS NULL)
                       THEN EXCLUDED.reason ELSE r.reason END,
         error_message = CASE WHEN runledger_status_rank(r.status) < 2
                              THEN EXCLUDED.error_message ELSE r.error_message END,
         attempt = greatest(r.attempt, EXCLUDED.attempt),
         started_at = coalesce(r.started_at, EXCLUDED.started_at),
         completed_at = coalesce(r.completed_at, EXCLUDED.completed_at),
-        duration_seconds = greatest(0, floor(extract(epoch FROM
-            coalesce(r.completed_at, EXCLUDED.completed_at) - coalesce(r.started_at, EXCLUDED.started_at))))::int,
+        duration_seconds = CASE
+            WHEN coalesce(r.completed_at, EXCLUDED.completed_at) < coalesce(r.started_at, EXCLUDED.started_at) THEN 0
+            ELSE floor(extract(epoch FROM
+                coalesce(r.completed_at, EXCLUDED.completed_at) - coalesce(r.started_at, EXCLUDED.started_at)))
+            END::int,
         workspace_id = coalesce(r.workspace_id, EXCLUDED.workspace_id),
         workspace_persistent = EXCLUDED.workspace_persistent,
         temp_workspace = EXCLUDED.temp_workspace,

@@ -238,20 +238,26 @@ async fn insert_messages(
     let ats: Vec<jiff_sqlx::Timestamp> = rows.iter().map(|(e, _)| e.at.to_sqlx()).collect();
     sqlx::query!(
         "WITH stored AS (
-             INSERT INTO messages (id, session_id, run_id, sequence, role, message_type, text_content,
+             INSERT INTO messages AS m (id, session_id, run_id, sequence, role, message_type, text_content,
                                    raw_payload, tool_calls, tool_outputs, usage, created_at)
              SELECT u.id, $1, $2, u.sequence, u.role, u.kind, u.text,
                     u.raw, u.calls, u.outputs, u.usage, u.at
              FROM unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[],
                          $8::jsonb[], $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::timestamptz[])
                   AS u (id, sequence, role, kind, text, raw, calls, outputs, usage, at)
-             ON CONFLICT DO NOTHING
-             RETURNING 1
+             -- Said in two attempts (the task is), it was said first when it was said first, also
+             -- where the later attempt's word came before.
+             ON CONFLICT (id) DO UPDATE SET
+                 created_at = EXCLUDED.created_at,
+                 sequence = EXCLUDED.sequence,
+                 raw_payload = m.raw_payload || EXCLUDED.raw_payload
+             WHERE m.run_id = EXCLUDED.run_id AND EXCLUDED.created_at < m.created_at
+             RETURNING xmax = 0 AS new
          )
          UPDATE sessions SET
-             message_count = message_count + (SELECT count(*) FROM stored)::int,
+             message_count = message_count + (SELECT count(*) FROM stored WHERE new)::int,
              metadata = metadata || jsonb_build_object('run_id', $2::uuid)
-         WHERE id = $1 AND EXISTS (SELECT FROM stored)",
+         WHERE id = $1 AND EXISTS (SELECT FROM stored WHERE new)",
         batch.session_id,
         batch.run_id,
         &ids,

@@ -1,0 +1,19 @@
+//! The ledger and the server's door to it, on a real Postgres of the tests' own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "ledger/batches.rs"]
+mod batches;
+#[path = "ledger/database.rs"]
+mod database;
+#[path = "ledger/forward.rs"]
+mod forward;
+#[path = "ledger/migrate.rs"]
+mod migrate;
+#[path = "ledger/outage.rs"]
+mod outage;
+#[path = "ledger/random.rs"]
+mod random;
+#[path = "ledger/server.rs"]
+mod server;
+#[path = "ledger/shapes.rs"]
+mod shapes;
