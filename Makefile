@@ -22,4 +22,7 @@ cluster-up: ## Bring up a Kubernetes of this checkout's own (CLUSTER_FLAGS=--egr
 cluster-down: ## Take it away, and all that it left
 	@tests/cluster/cluster.sh down
 
-.PHONY: help preflight test generated cluster-up cluster-down
+sqlx: ## Write .sqlx/ anew, after a change to a query or a migration
+	@tests/sqlx
+
+.PHONY: help preflight test sqlx generated cluster-up cluster-down

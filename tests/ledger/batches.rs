@@ -81,10 +81,10 @@ async fn batches_torn_doubled_shuffled_and_sent_at_once_come_to_the_same_rows() 
             assert_eq!(answer.acknowledged, events(attempt, 12).len() as u64);
         }
         let now = db.everything().await;
-        assert_eq!(
+        assert_same(
             first.get_or_insert_with(|| now.clone()),
             &now,
-            "round {round}"
+            &format!("round {round}"),
         );
         assert_eq!(
             db.one("SELECT (turns, total_tokens, cost_estimate, result) FROM workflow_runs")

@@ -4,7 +4,7 @@ use runledger::api::run::Phase;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::database::{Database, migrated};
+use crate::database::{Database, assert_same, migrated};
 use crate::random::Random;
 use crate::shapes::{TARGET, at, batch, ended, events, record, run_id, running, usage};
 
@@ -56,7 +56,7 @@ async fn records_in_any_order_come_to_the_same_row() {
             db.ledger.mirror(record).await.unwrap();
         }
         let now = db.everything().await;
-        assert_eq!(first.get_or_insert_with(|| now.clone()), &now);
+        assert_same(first.get_or_insert_with(|| now.clone()), &now, "");
     }
     let row = first.unwrap();
     assert!(
