@@ -25,4 +25,10 @@ cluster-down: ## Take it away, and all that it left
 sqlx: ## Write .sqlx/ anew, after a change to a query or a migration
 	@tests/sqlx
 
-.PHONY: help preflight test sqlx generated cluster-up cluster-down
+demo: ## Watch three runs go through a Kubernetes (RUN=my-run.yaml: apply that one)
+	@tests/demo/up $(if $(RUN),"$(RUN)")
+
+demo-down: ## Take the demo away
+	@tests/demo/down
+
+.PHONY: help preflight test sqlx generated cluster-up cluster-down demo demo-down
