@@ -96,7 +96,7 @@ fn nobody_has_a_right_to_secrets_but_the_controller_to_the_servers_certificate()
         (&json!("Role"), &json!("runledger-controller"))
     );
     assert_eq!(strings(&rule["resourceNames"]), ["runledger-server-tls"]);
-    assert_eq!(strings(&rule["verbs"]), ["get", "patch", "update"]);
+    assert_eq!(strings(&rule["verbs"]), ["get", "update"]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ working() {
   (
     while sleep 10 >/dev/null 2>&1; do
       printf '    [%s] %s … %s\n' "$(elapsed)" "$label" \
-        "$(tail -c 400 "$log" 2>/dev/null | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | cut -c -100)"
+        "$(tail -c 2000 "$log" 2>/dev/null | tr '\r' '\n' | tr -cd '[:print:]\n' | grep -v '^ *$' | tail -n 1 | cut -c -100)"
     done
   ) &
   ticker=$!
