@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use git2::{Delta, Diff, DiffFile, FileMode, DiffOptions, Index, Oid, Patch, Repository, Tree};
+use git2::{Delta, Diff, DiffFile, DiffOptions, FileMode, Index, Oid, Patch, Repository, Tree};
 use url::Url;
 
 use super::record::shown;
@@ -23,7 +23,12 @@ pub(super) fn changes(
     head: &Head,
 ) -> Result<Changes, Error> {
     let initial_id = initial.map(commit_id).transpose()?;
-    let final_id = head.commit.as_deref().map(commit_id).transpose()?.or(initial_id);
+    let final_id = head
+        .commit
+        .as_deref()
+        .map(commit_id)
+        .transpose()?
+        .or(initial_id);
     let mut changes = Changes {
         repository: shown(url),
         branch: head.branch.clone().unwrap_or_else(|| "HEAD".to_owned()),
@@ -31,10 +36,15 @@ pub(super) fn changes(
         final_commit: final_id.map(|id| id.to_string()).unwrap_or_default(),
         ..Changes::default()
     };
-    let Some(final_id) = final_id.filter(|id| Some(*id) != initial_id) else { return Ok(changes) };
+    let Some(final_id) = final_id.filter(|id| Some(*id) != initial_id) else {
+        return Ok(changes);
+    };
     let repo = trusted::open(place)?;
     count(&repo, initial_id, final_id, &mut changes).map_err(|e| {
-        Error::local(format_args!("count the changes up to commit {final_id}"), &e)
+        Error::local(
+            format_args!("count the changes up to commit {final_id}"),
+            &e,
+        )
     })?;
     Ok(changes)
 }
@@ -101,7 +111,9 @@ fn lines(repo: &Repository, old: Option<&Tree<'_>>, new: &Tree<'_>) -> Result<Li
 
 /// Lines added and removed in one file.
 fn of_delta(repo: &Repository, diff: &Diff<'_>, at: usize) -> Result<(u64, u64), git2::Error> {
-    let Some(delta) = diff.get_delta(at) else { return Ok((0, 0)) };
+    let Some(delta) = diff.get_delta(at) else {
+        return Ok((0, 0));
+    };
     let (old, new) = (side(&delta.old_file()), side(&delta.new_file()));
     let is_plain = |side: &Side| side.id.is_zero() || side.is_regular();
     if is_plain(&old) && is_plain(&new) {
@@ -109,10 +121,18 @@ fn of_delta(repo: &Repository, diff: &Diff<'_>, at: usize) -> Result<(u64, u64),
     }
     // Symlinks, submodules, and what turned into one or was one: libgit2 counts no lines of them, or
     // heeds attributes that say nothing of them to git.
-    let (Some(old), Some(new)) = (text(repo, &old)?, text(repo, &new)?) else { return Ok((0, 0)) };
+    let (Some(old), Some(new)) = (text(repo, &old)?, text(repo, &new)?) else {
+        return Ok((0, 0));
+    };
     let mut options = DiffOptions::new();
     options.force_text(true);
-    of_patch(Some(&Patch::from_buffers(&old, None, &new, None, Some(&mut options))?))
+    of_patch(Some(&Patch::from_buffers(
+        &old,
+        None,
+        &new,
+        None,
+        Some(&mut options),
+    )?))
 }
 
 /// What git compares of a file; nothing where it is binary.
@@ -121,7 +141,9 @@ fn text(repo: &Repository, side: &Side) -> Result<Option<Vec<u8>>, git2::Error> 
         return Ok(Some(Vec::new()));
     }
     if side.mode == FileMode::Commit {
-        return Ok(Some(format!("Subproject commit {}\n", side.id).into_bytes()));
+        return Ok(Some(
+            format!("Subproject commit {}\n", side.id).into_bytes(),
+        ));
     }
     let odb = repo.odb()?;
     if odb.read_header(side.id)?.0 as u64 > MAX_READ {
@@ -147,13 +169,19 @@ fn between(repo: &Repository, old: &Side, new: &Side) -> Result<(u64, u64), git2
 
 /// Lines added and removed; none without a patch, as of a binary file.
 fn of_patch(patch: Option<&Patch<'_>>) -> Result<(u64, u64), git2::Error> {
-    let Some(patch) = patch else { return Ok((0, 0)) };
+    let Some(patch) = patch else {
+        return Ok((0, 0));
+    };
     let (_, added, removed) = patch.line_stats()?;
     Ok((added as u64, removed as u64))
 }
 
 fn side(file: &DiffFile<'_>) -> Side {
-    Side { path: file.path_bytes().unwrap_or_default().to_vec(), id: file.id(), mode: file.mode() }
+    Side {
+        path: file.path_bytes().unwrap_or_default().to_vec(),
+        id: file.id(),
+        mode: file.mode(),
+    }
 }
 
 #[derive(Default)]

@@ -73,11 +73,21 @@ fn fresh(
     if let Some(commit) = fetched.commit {
         write_files(&repo, commit, &place.worktree, cancel)?;
     }
-    handover::make_git_dir(place, &repo, &Handover { record: &record, head: &head })?;
+    handover::make_git_dir(
+        place,
+        &repo,
+        &Handover {
+            record: &record,
+            head: &head,
+        },
+    )?;
     flush(&place.worktree)?;
     record.ready = true;
     record.write(place)?;
-    Ok(CheckedOut { branch: head.branch, initial_commit: head.commit })
+    Ok(CheckedOut {
+        branch: head.branch,
+        initial_commit: head.commit,
+    })
 }
 
 /// What an earlier run left is the starting point of this one.
@@ -95,7 +105,10 @@ fn reuse(place: &Place, url: &Url, record: Record) -> Result<CheckedOut, Error> 
         Err(e) if e.kind() == io::ErrorKind::NotFound => restore(place, &record)?,
         Err(e) => return Err(Error::file(format_args!("look at {}", git.display()), &e)),
     };
-    Ok(CheckedOut { branch: head.branch, initial_commit: head.commit })
+    Ok(CheckedOut {
+        branch: head.branch,
+        initial_commit: head.commit,
+    })
 }
 
 /// Gives back a `.git` that was deleted, at the last HEAD that we know of. The files stay as they
@@ -108,13 +121,22 @@ fn restore(place: &Place, record: &Record) -> Result<Head, Error> {
             .find_commit(commit_id(commit)?)
             .and_then(|commit| commit.tree())
             .map_err(|e| Error::local(format_args!("read commit {commit}"), &e))?;
-        let mut index = repo.index().map_err(|e| Error::local("open our index", &e))?;
+        let mut index = repo
+            .index()
+            .map_err(|e| Error::local("open our index", &e))?;
         index
             .read_tree(&tree)
             .and_then(|()| index.write())
             .map_err(|e| Error::local("write our index", &e))?;
     }
-    handover::make_git_dir(place, &repo, &Handover { record, head: &head })?;
+    handover::make_git_dir(
+        place,
+        &repo,
+        &Handover {
+            record,
+            head: &head,
+        },
+    )?;
     Ok(head)
 }
 
@@ -147,7 +169,10 @@ fn write_files(
 fn contents(worktree: &Path) -> Result<Vec<fs::DirEntry>, Error> {
     let list = || -> io::Result<Vec<fs::DirEntry>> {
         let entries = fs::read_dir(worktree)?.collect::<io::Result<Vec<_>>>()?;
-        Ok(entries.into_iter().filter(|entry| entry.file_name() != "lost+found").collect())
+        Ok(entries
+            .into_iter()
+            .filter(|entry| entry.file_name() != "lost+found")
+            .collect())
     };
     list().map_err(|e| Error::file(format_args!("list {}", worktree.display()), &e))
 }
@@ -167,7 +192,11 @@ fn clear(worktree: &Path) -> Result<(), Error> {
     for entry in contents(worktree)? {
         let path = entry.path();
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let gone = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let gone = if is_dir {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         gone.map_err(|e| Error::file(format_args!("remove {}", path.display()), &e))?;
     }
     Ok(())

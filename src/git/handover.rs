@@ -87,7 +87,9 @@ fn packed_refs(repo: &Repository, head: &Head) -> Result<String, git2::Error> {
     let mut branch_is_there = false;
     for reference in repo.references()? {
         let reference = reference?;
-        let (Ok(name), Some(id)) = (reference.name(), reference.target()) else { continue };
+        let (Ok(name), Some(id)) = (reference.name(), reference.target()) else {
+            continue;
+        };
         if let Some(branch) = name.strip_prefix("refs/agent/heads/") {
             branch_is_there |= head.branch.as_deref() == Some(branch);
             lines.push_str(&format!("{id} refs/heads/{branch}\n"));

@@ -30,14 +30,20 @@ pub(super) fn push(
         .and_then(|_| repo.reference(SOURCE, id, true, ""))
         .map_err(|e| Error::push(format!("commit {commit} can't be pushed: {}", e.message())))?;
 
-    let mut remote =
-        repo.remote_anonymous(&host.url).map_err(|e| host.explain(&e, Kind::Push))?;
+    let mut remote = repo
+        .remote_anonymous(&host.url)
+        .map_err(|e| host.explain(&e, Kind::Push))?;
     let mut connection = remote
         .connect_auth(Direction::Push, Some(host.callbacks()), None)
         .map_err(|e| host.explain(&e, Kind::Push))?;
     let target = format!("refs/heads/{branch}");
-    let heads = connection.list().map_err(|e| host.explain(&e, Kind::Push))?;
-    if heads.iter().any(|head| head.name() == target && head.oid() == id) {
+    let heads = connection
+        .list()
+        .map_err(|e| host.explain(&e, Kind::Push))?;
+    if heads
+        .iter()
+        .any(|head| head.name() == target && head.oid() == id)
+    {
         return Ok(());
     }
     // What the remote said of our ref: nothing yet, yes, or no with a word.
@@ -48,8 +54,12 @@ pub(super) fn push(
         Ok(())
     });
     let mut options = PushOptions::new();
-    options.remote_callbacks(callbacks).follow_redirects(RemoteRedirect::None);
-    let done = connection.remote().push(&[format!("{SOURCE}:{target}")], Some(&mut options));
+    options
+        .remote_callbacks(callbacks)
+        .follow_redirects(RemoteRedirect::None);
+    let done = connection
+        .remote()
+        .push(&[format!("{SOURCE}:{target}")], Some(&mut options));
     drop(options);
     match (done, answer.into_inner()) {
         (Err(e), _) if e.code() == ErrorCode::NotFastForward => Err(Error::push(format!(
@@ -63,9 +73,10 @@ pub(super) fn push(
             host.url,
             plain(&word)
         ))),
-        (Ok(()), None) => {
-            Err(Error::push(format!("{} did not say that it took branch {branch}", host.url)))
-        }
+        (Ok(()), None) => Err(Error::push(format!(
+            "{} did not say that it took branch {branch}",
+            host.url
+        ))),
     }
 }
 
@@ -97,11 +108,30 @@ mod tests {
 
     #[test]
     fn branches_that_others_live_by_and_no_names_at_all_are_refused() {
-        for branch in ["main", "master", "Main", "release/1.0", "RELEASE/x", "release"] {
+        for branch in [
+            "main",
+            "master",
+            "Main",
+            "release/1.0",
+            "RELEASE/x",
+            "release",
+        ] {
             let why = may_be_pushed_to(branch).unwrap_err().to_string();
             assert!(why.contains("is protected"), "{why}");
         }
-        for branch in ["", "-f", "a..b", "refs/heads/main", "HEAD", "a b", "a:b", "+x:y", "*", "x.lock", "a\n"] {
+        for branch in [
+            "",
+            "-f",
+            "a..b",
+            "refs/heads/main",
+            "HEAD",
+            "a b",
+            "a:b",
+            "+x:y",
+            "*",
+            "x.lock",
+            "a\n",
+        ] {
             let why = may_be_pushed_to(branch).unwrap_err().to_string();
             assert!(why.contains("no name of a branch"), "{branch:?}: {why}");
         }

@@ -36,7 +36,9 @@ impl Record {
             Err(e) => return Err(Error::file("read the record of the last checkout", &e)),
         };
         serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-            Error::checkout(format!("the record of the last checkout can't be read: {e}"))
+            Error::checkout(format!(
+                "the record of the last checkout can't be read: {e}"
+            ))
         })
     }
 
@@ -61,7 +63,10 @@ impl Record {
 
     /// Where HEAD was last.
     pub(super) fn head(&self) -> Head {
-        Head { branch: self.branch.clone(), commit: self.commit.clone() }
+        Head {
+            branch: self.branch.clone(),
+            commit: self.commit.clone(),
+        }
     }
 }
 

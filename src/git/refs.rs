@@ -43,7 +43,9 @@ pub(super) struct AgentRefs {
 pub(super) fn read(git: &Folder) -> Result<AgentRefs, Error> {
     let unreadable = |e: io::Error| Error::file("read the refs in the workspace's .git", &e);
     let head = match git.file("HEAD").map_err(unreadable)? {
-        Found::Here(file) => read_all(file, MAX_REF).map_err(unreadable)?.and_then(|b| parse(&b)),
+        Found::Here(file) => read_all(file, MAX_REF)
+            .map_err(unreadable)?
+            .and_then(|b| parse(&b)),
         Found::Absent | Found::Odd => None,
     };
     let head = head.ok_or_else(|| {
@@ -55,7 +57,10 @@ pub(super) fn read(git: &Folder) -> Result<AgentRefs, Error> {
         packed(&bytes.ok_or_else(too_many)?, &mut targets)?;
     }
     let heads = git.folder("refs").map_err(unreadable)?.here();
-    let heads = heads.map(|refs| refs.folder("heads")).transpose().map_err(unreadable)?;
+    let heads = heads
+        .map(|refs| refs.folder("heads"))
+        .transpose()
+        .map_err(unreadable)?;
     if let Some(heads) = heads.and_then(Found::here) {
         loose(&heads, "", 0, &mut targets)?;
     }
@@ -66,12 +71,21 @@ pub(super) fn read(git: &Folder) -> Result<AgentRefs, Error> {
             (Some(name), id)
         }
     };
-    let heads = targets.keys().filter_map(|n| Some((n.clone(), resolve(&targets, n)?))).collect();
-    Ok(AgentRefs { branch, commit, heads })
+    let heads = targets
+        .keys()
+        .filter_map(|n| Some((n.clone(), resolve(&targets, n)?)))
+        .collect();
+    Ok(AgentRefs {
+        branch,
+        commit,
+        heads,
+    })
 }
 
 fn too_many() -> Error {
-    Error::checkout(format!("the workspace's .git has more than {MAX_BRANCHES} branches"))
+    Error::checkout(format!(
+        "the workspace's .git has more than {MAX_BRANCHES} branches"
+    ))
 }
 
 /// A ref's text: a commit, or the name of a branch.
@@ -88,11 +102,18 @@ fn parse(bytes: &[u8]) -> Option<Target> {
 
 fn packed(bytes: &[u8], into: &mut BTreeMap<String, Target>) -> Result<(), Error> {
     for line in bytes.split(|&b| b == b'\n') {
-        let Some((id, name)) = std::str::from_utf8(line).ok().and_then(|l| l.split_once(' ')) else {
+        let Some((id, name)) = std::str::from_utf8(line)
+            .ok()
+            .and_then(|l| l.split_once(' '))
+        else {
             continue;
         };
-        let Some(name) = name.trim_end().strip_prefix("refs/heads/") else { continue };
-        let Some(id) = parse_id(id).filter(|_| is_branch_name(name)) else { continue };
+        let Some(name) = name.trim_end().strip_prefix("refs/heads/") else {
+            continue;
+        };
+        let Some(id) = parse_id(id).filter(|_| is_branch_name(name)) else {
+            continue;
+        };
         insert(into, name, Target::Commit(id))?;
     }
     Ok(())
@@ -108,7 +129,9 @@ fn loose(
     for name in folder.names(MAX_BRANCHES).map_err(unreadable)? {
         let path = format!("{prefix}{name}");
         if let Some(file) = folder.file(&name).map_err(unreadable)?.here() {
-            let target = read_all(file, MAX_REF).map_err(unreadable)?.and_then(|b| parse(&b));
+            let target = read_all(file, MAX_REF)
+                .map_err(unreadable)?
+                .and_then(|b| parse(&b));
             if let Some(target) = target.filter(|_| is_branch_name(&path)) {
                 insert(into, &path, target)?;
             }
@@ -123,7 +146,11 @@ fn loose(
 
 fn insert(into: &mut BTreeMap<String, Target>, name: &str, target: Target) -> Result<(), Error> {
     into.insert(name.to_owned(), target);
-    if into.len() > MAX_BRANCHES { Err(too_many()) } else { Ok(()) }
+    if into.len() > MAX_BRANCHES {
+        Err(too_many())
+    } else {
+        Ok(())
+    }
 }
 
 fn resolve(targets: &BTreeMap<String, Target>, name: &str) -> Option<Oid> {
@@ -147,12 +174,29 @@ mod tests {
     #[test]
     fn only_commits_and_branches_are_understood() {
         let id = Oid::from_str(ID).unwrap();
-        assert_eq!(parse(format!("{ID}\n").as_bytes()), Some(Target::Commit(id)));
-        assert_eq!(parse(b"ref: refs/heads/a/b\n"), Some(Target::Branch("a/b".to_owned())));
+        assert_eq!(
+            parse(format!("{ID}\n").as_bytes()),
+            Some(Target::Commit(id))
+        );
+        assert_eq!(
+            parse(b"ref: refs/heads/a/b\n"),
+            Some(Target::Branch("a/b".to_owned()))
+        );
         for bad in [
-            "", "ref:", "ref: ", "ref: refs/heads/", "ref: refs/heads/../../x", "ref: ../../../x",
-            "ref: refs/heads/.invalid", "ref: refs/remotes/origin/main", "ref: refs/heads/-x",
-            "ref: refs/heads/a.lock", "ref: refs/heads/a\0b", "xyz", &ID[1..], &format!("{ID}00"),
+            "",
+            "ref:",
+            "ref: ",
+            "ref: refs/heads/",
+            "ref: refs/heads/../../x",
+            "ref: ../../../x",
+            "ref: refs/heads/.invalid",
+            "ref: refs/remotes/origin/main",
+            "ref: refs/heads/-x",
+            "ref: refs/heads/a.lock",
+            "ref: refs/heads/a\0b",
+            "xyz",
+            &ID[1..],
+            &format!("{ID}00"),
             "0000000000000000000000000000000000000000",
         ] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad:?}");

@@ -36,7 +36,9 @@ pub(super) struct Fetched {
 impl Access {
     /// Whether the password may be sent to the host of this URL.
     fn allows(&self, url: &Url) -> bool {
-        let Some(host) = url.host_str() else { return false };
+        let Some(host) = url.host_str() else {
+            return false;
+        };
         let port = url.port_or_known_default().unwrap_or_default();
         let with_port = format!("{host}:{port}");
         self.hosts.iter().map(|h| h.trim()).any(|allowed| {
@@ -61,13 +63,19 @@ impl<'a> Host<'a> {
         if let Some(file) = &access.ca_file {
             runtime::trust(file)?;
         }
-        Ok(Self { url: shown(url), access, cancel, verdict: RefCell::new(None) })
+        Ok(Self {
+            url: shown(url),
+            access,
+            cancel,
+            verdict: RefCell::new(None),
+        })
     }
 
     /// Fetches one branch, the remote's default where none is named, with its tags.
     pub(super) fn fetch(&self, repo: &Repository, branch: Option<&str>) -> Result<Fetched, Error> {
-        let mut remote =
-            repo.remote_anonymous(&self.url).map_err(|e| self.explain(&e, Kind::Checkout))?;
+        let mut remote = repo
+            .remote_anonymous(&self.url)
+            .map_err(|e| self.explain(&e, Kind::Checkout))?;
         let mut connection = remote
             .connect_auth(Direction::Fetch, Some(self.callbacks()), None)
             .map_err(|e| self.explain(&e, Kind::Checkout))?;
@@ -77,11 +85,15 @@ impl<'a> Host<'a> {
             .iter()
             .filter_map(|h| Some((h.name().strip_prefix("refs/heads/")?.to_owned(), h.oid())))
             .collect();
-        let default = connection.default_branch().ok().and_then(|name| {
-            Some(name.as_str().ok()?.strip_prefix("refs/heads/")?.to_owned())
-        });
+        let default = connection
+            .default_branch()
+            .ok()
+            .and_then(|name| Some(name.as_str().ok()?.strip_prefix("refs/heads/")?.to_owned()));
         let Some(branch) = self.choose(&heads, default, branch)? else {
-            return Ok(Fetched { branch: "main".to_owned(), commit: None });
+            return Ok(Fetched {
+                branch: "main".to_owned(),
+                commit: None,
+            });
         };
         let mut options = FetchOptions::new();
         options
@@ -97,7 +109,10 @@ impl<'a> Host<'a> {
         let commit = repo
             .refname_to_id(&format!("refs/remotes/origin/{branch}"))
             .map_err(|e| Error::local(format_args!("find branch {branch} after fetching"), &e))?;
-        Ok(Fetched { branch, commit: Some(commit) })
+        Ok(Fetched {
+            branch,
+            commit: Some(commit),
+        })
     }
 
     /// Which branch to take; nothing if the repository is empty and none was asked for.
@@ -113,12 +128,22 @@ impl<'a> Host<'a> {
             if has(name) {
                 return Ok(Some(name.to_owned()));
             }
-            let known: Vec<&str> = heads.iter().take(5).map(|(name, _)| name.as_str()).collect();
+            let known: Vec<&str> = heads
+                .iter()
+                .take(5)
+                .map(|(name, _)| name.as_str())
+                .collect();
             let known = match known.as_slice() {
                 [] => "it is empty".to_owned(),
-                known => format!("it has {}{}", known.join(", "), if heads.len() > 5 { ", …" } else { "" }),
+                known => format!(
+                    "it has {}{}",
+                    known.join(", "),
+                    if heads.len() > 5 { ", …" } else { "" }
+                ),
             };
-            return Err(Error::checkout(format!("branch {name} is not in {url}: {known}")));
+            return Err(Error::checkout(format!(
+                "branch {name} is not in {url}: {known}"
+            )));
         }
         if heads.is_empty() {
             return Ok(None);
@@ -148,9 +173,14 @@ impl<'a> Host<'a> {
     }
 
     fn goes_on(&self) -> bool {
-        let stop = self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed));
+        let stop = self
+            .cancel
+            .is_some_and(|cancel| cancel.load(Ordering::Relaxed));
         if stop {
-            self.verdict.replace(Some(Error::new(Kind::Cancelled, "the checkout was cancelled")));
+            self.verdict.replace(Some(Error::new(
+                Kind::Cancelled,
+                "the checkout was cancelled",
+            )));
         }
         !stop
     }
@@ -160,21 +190,33 @@ impl<'a> Host<'a> {
         let Some(password) = &self.access.password else {
             return Err(Error::new(
                 Kind::Authentication,
-                format!("{url} wants a password and none is configured: name a Secret in repository.secretName"),
+                format!(
+                    "{url} wants a password and none is configured: name a Secret in repository.secretName"
+                ),
             ));
         };
         let asker = Url::parse(asker).ok();
-        if !asker.as_ref().is_some_and(|asker| self.access.allows(asker)) {
-            let host = asker.as_ref().and_then(Url::host_str).unwrap_or("an unknown host");
+        if !asker
+            .as_ref()
+            .is_some_and(|asker| self.access.allows(asker))
+        {
+            let host = asker
+                .as_ref()
+                .and_then(Url::host_str)
+                .unwrap_or("an unknown host");
             return Err(Error::new(
                 Kind::HostNotAllowed,
-                format!("{host} asks for the password, and the Secret in repository.secretName does not name it under hosts"),
+                format!(
+                    "{host} asks for the password, and the Secret in repository.secretName does not name it under hosts"
+                ),
             ));
         }
         if again {
             return Err(Error::new(
                 Kind::Authentication,
-                format!("{url} refused the username and password of the Secret in repository.secretName"),
+                format!(
+                    "{url} refused the username and password of the Secret in repository.secretName"
+                ),
             ));
         }
         let username = self.access.username.as_deref().unwrap_or("git");
@@ -198,27 +240,37 @@ impl<'a> Host<'a> {
                     Some(_) => "with the password of the Secret in repository.secretName",
                     None => "and no password is configured (repository.secretName)",
                 };
-                Error::new(Kind::Authentication, format!("{url} refused access, {sent}: {why}"))
+                Error::new(
+                    Kind::Authentication,
+                    format!("{url} refused access, {sent}: {why}"),
+                )
             }
             (_, _, Some(404 | 410)) => Error::new(
                 otherwise,
-                format!("there is no repository at {url}, or it wants a password (repository.secretName)"),
+                format!(
+                    "there is no repository at {url}, or it wants a password (repository.secretName)"
+                ),
             ),
             (_, _, Some(408 | 425 | 429 | 500..=599)) => unreachable(),
             (ErrorCode::Certificate, ..) => Error::new(
                 otherwise,
-                format!("the certificate of {url} is not trusted ({why}): put its CA into the key ca.crt of the Secret in repository.secretName"),
+                format!(
+                    "the certificate of {url} is not trusted ({why}): put its CA into the key ca.crt of the Secret in repository.secretName"
+                ),
             ),
             _ if why.starts_with("remote error:") => {
                 Error::new(otherwise, format!("{url} refused: {why}"))
             }
             _ if why.starts_with("cannot redirect from") => Error::new(
                 otherwise,
-                format!("{url} answers from elsewhere ({why}): write that address into repository.url"),
+                format!(
+                    "{url} answers from elsewhere ({why}): write that address into repository.url"
+                ),
             ),
-            _ if why.contains("content-type") => {
-                Error::new(otherwise, format!("there is no git repository at {url}: {why}"))
-            }
+            _ if why.contains("content-type") => Error::new(
+                otherwise,
+                format!("there is no git repository at {url}: {why}"),
+            ),
             _ if why.contains("No space left") || why.contains("quota exceeded") => {
                 Error::new(otherwise, format!("the workspace's volume is full: {why}"))
             }
@@ -237,19 +289,41 @@ mod tests {
 
     fn allows(hosts: &[&str], url: &str) -> bool {
         let hosts = hosts.iter().map(|&h| h.to_owned()).collect();
-        Access { hosts, ..Access::default() }.allows(&Url::parse(url).unwrap())
+        Access {
+            hosts,
+            ..Access::default()
+        }
+        .allows(&Url::parse(url).unwrap())
     }
 
     #[test]
     fn a_password_goes_to_named_hosts_only() {
         assert!(allows(&["git.example.com"], "https://git.example.com/a"));
-        assert!(allows(&["Git.Example.com"], "https://git.example.COM:8443/a"));
-        assert!(allows(&["git.example.com:8443"], "https://git.example.com:8443/a"));
-        assert!(allows(&["git.example.com:443"], "https://git.example.com/a"));
-        assert!(!allows(&["git.example.com:8443"], "https://git.example.com/a"));
+        assert!(allows(
+            &["Git.Example.com"],
+            "https://git.example.COM:8443/a"
+        ));
+        assert!(allows(
+            &["git.example.com:8443"],
+            "https://git.example.com:8443/a"
+        ));
+        assert!(allows(
+            &["git.example.com:443"],
+            "https://git.example.com/a"
+        ));
+        assert!(!allows(
+            &["git.example.com:8443"],
+            "https://git.example.com/a"
+        ));
         assert!(!allows(&["example.com"], "https://git.example.com/a"));
-        assert!(!allows(&["git.example.com"], "https://git.example.com.evil.org/a"));
-        assert!(!allows(&["git.example.com"], "https://git.example.com@evil.org/a"));
+        assert!(!allows(
+            &["git.example.com"],
+            "https://git.example.com.evil.org/a"
+        ));
+        assert!(!allows(
+            &["git.example.com"],
+            "https://git.example.com@evil.org/a"
+        ));
         assert!(!allows(&[], "https://git.example.com/a"));
     }
 
@@ -261,15 +335,28 @@ mod tests {
         let explain = |class, why: &str| {
             let error = git2::Error::new(ErrorCode::GenericError, class, why);
             let error = host.explain(&error, Kind::Checkout);
-            assert!(error.to_string().contains("https://git.example.com/a") || why.contains("space"));
+            assert!(
+                error.to_string().contains("https://git.example.com/a") || why.contains("space")
+            );
             assert!(!error.to_string().contains("secret"));
             (error.reason(), error.is_retryable())
         };
-        use crate::names::reasons::{AUTHENTICATION_FAILED, CHECKOUT_FAILED, REPOSITORY_UNREACHABLE};
+        use crate::names::reasons::{
+            AUTHENTICATION_FAILED, CHECKOUT_FAILED, REPOSITORY_UNREACHABLE,
+        };
         for (class, why) in [
-            (ErrorClass::Net, "failed to resolve address for git.example.com: Try again"),
-            (ErrorClass::Os, "failed to connect to git.example.com: Connection refused"),
-            (ErrorClass::Net, "failed to connect to git.example.com: Operation timed out"),
+            (
+                ErrorClass::Net,
+                "failed to resolve address for git.example.com: Try again",
+            ),
+            (
+                ErrorClass::Os,
+                "failed to connect to git.example.com: Connection refused",
+            ),
+            (
+                ErrorClass::Net,
+                "failed to connect to git.example.com: Operation timed out",
+            ),
             (ErrorClass::Net, "could not read from socket: timed out"),
             (ErrorClass::Ssl, "SSL error: received early EOF"),
             (ErrorClass::Http, "unexpected http status code: 502"),
@@ -278,7 +365,10 @@ mod tests {
         }
         for (class, why) in [
             (ErrorClass::Http, "unexpected http status code: 404"),
-            (ErrorClass::Net, "remote error: access denied or repository not exported"),
+            (
+                ErrorClass::Net,
+                "remote error: access denied or repository not exported",
+            ),
             (ErrorClass::Net, "cannot redirect from 'a' to 'b'"),
             (ErrorClass::Http, "invalid content-type: 'text/html'"),
             (ErrorClass::Os, "failed to write: No space left on device"),
@@ -287,12 +377,18 @@ mod tests {
             assert_eq!(explain(class, why), (CHECKOUT_FAILED, false), "{why}");
         }
         let why = "unexpected http status code: 403";
-        assert_eq!(explain(ErrorClass::Http, why), (AUTHENTICATION_FAILED, false));
+        assert_eq!(
+            explain(ErrorClass::Http, why),
+            (AUTHENTICATION_FAILED, false)
+        );
     }
 
     #[test]
     fn debug_output_holds_no_password() {
-        let access = Access { password: Some("hunter2".to_owned()), ..Access::default() };
+        let access = Access {
+            password: Some("hunter2".to_owned()),
+            ..Access::default()
+        };
         assert!(!format!("{access:?}").contains("hunter2"));
     }
 }

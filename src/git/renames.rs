@@ -71,7 +71,12 @@ pub(super) fn find(
     }
     let mut used = HashSet::new();
     same_content(sources, targets, &mut found, &mut used);
-    let mut scorer = Scorer { repo, odb: repo.odb()?, seen: HashMap::new(), budget: BUDGET };
+    let mut scorer = Scorer {
+        repo,
+        odb: repo.odb()?,
+        seen: HashMap::new(),
+        budget: BUDGET,
+    };
     same_base_name(sources, targets, &mut found, &mut used, &mut scorer)?;
     best_scores(sources, targets, &mut found, &mut used, &mut scorer)?;
     Ok(found)
@@ -118,10 +123,15 @@ fn same_base_name(
     used: &mut HashSet<usize>,
     scorer: &mut Scorer<'_>,
 ) -> Result<(), git2::Error> {
-    fn unique<'a>(names: impl Iterator<Item = (usize, &'a [u8])>) -> HashMap<&'a [u8], Option<usize>> {
+    fn unique<'a>(
+        names: impl Iterator<Item = (usize, &'a [u8])>,
+    ) -> HashMap<&'a [u8], Option<usize>> {
         let mut unique = HashMap::new();
         for (at, name) in names {
-            unique.entry(name).and_modify(|once| *once = None).or_insert(Some(at));
+            unique
+                .entry(name)
+                .and_modify(|once| *once = None)
+                .or_insert(Some(at));
         }
         unique
     }
@@ -129,14 +139,14 @@ fn same_base_name(
     let from = unique(free.map(|at| (at, sources[at].base_name())));
     let open = (0..targets.len()).filter(|&at| found[at].is_none());
     let to = unique(open.map(|at| (at, targets[at].base_name())));
-    for at in 0..sources.len() {
-        let name = sources[at].base_name();
+    for (at, one) in sources.iter().enumerate() {
+        let name = one.base_name();
         let (Some(Some(source)), Some(Some(target))) = (from.get(name), to.get(name)) else {
             continue;
         };
         if *source == at
             && found[*target].is_none()
-            && let Some(score) = scorer.score(sources[at], targets[*target], MIN_BASE_NAME_SCORE)?
+            && let Some(score) = scorer.score(one, targets[*target], MIN_BASE_NAME_SCORE)?
             && score >= MIN_BASE_NAME_SCORE
         {
             found[*target] = Some(at);
@@ -157,7 +167,10 @@ struct Candidate {
 impl Candidate {
     /// Better first: the score, then the name.
     fn order(&self, other: &Self) -> std::cmp::Ordering {
-        other.score.total_cmp(&self.score).then(other.same_name.cmp(&self.same_name))
+        other
+            .score
+            .total_cmp(&self.score)
+            .then(other.same_name.cmp(&self.same_name))
     }
 }
 
@@ -169,7 +182,9 @@ fn best_scores(
     scorer: &mut Scorer<'_>,
 ) -> Result<(), git2::Error> {
     let free: Vec<usize> = (0..sources.len()).filter(|at| !used.contains(at)).collect();
-    let open: Vec<usize> = (0..targets.len()).filter(|&at| found[at].is_none()).collect();
+    let open: Vec<usize> = (0..targets.len())
+        .filter(|&at| found[at].is_none())
+        .collect();
     if free.len().saturating_mul(open.len()) > RENAME_LIMIT * RENAME_LIMIT {
         return Ok(());
     }
@@ -179,9 +194,16 @@ fn best_scores(
         let mut kept: Vec<Candidate> = Vec::with_capacity(CANDIDATES);
         for &source in &free {
             let (one, two) = (sources[source], targets[target]);
-            let Some(score) = scorer.score(one, two, MIN_SCORE)? else { continue };
+            let Some(score) = scorer.score(one, two, MIN_SCORE)? else {
+                continue;
+            };
             let same_name = one.base_name() == two.base_name();
-            let candidate = Candidate { score, same_name, source, target };
+            let candidate = Candidate {
+                score,
+                same_name,
+                source,
+                target,
+            };
             if kept.len() < CANDIDATES {
                 kept.push(candidate);
                 continue;
@@ -199,7 +221,10 @@ fn best_scores(
         all.extend(kept);
     }
     all.sort_by(Candidate::order);
-    for candidate in all.iter().take_while(|candidate| candidate.score >= MIN_SCORE) {
+    for candidate in all
+        .iter()
+        .take_while(|candidate| candidate.score >= MIN_SCORE)
+    {
         if found[candidate.target].is_none() && used.insert(candidate.source) {
             found[candidate.target] = Some(candidate.source);
         }
@@ -241,11 +266,15 @@ impl Scorer<'_> {
         else {
             return Ok(Some(0.0));
         };
-        self.budget = self.budget.saturating_sub((one.bytes.len() + two.bytes.len()) as u64);
+        self.budget = self
+            .budget
+            .saturating_sub((one.bytes.len() + two.bytes.len()) as u64);
         if two.size == 0 {
             return Ok(Some(0.0));
         }
-        Ok(Some((common(one, two) as f64 * MAX_SCORE / large as f64).trunc()))
+        Ok(Some(
+            (common(one, two) as f64 * MAX_SCORE / large as f64).trunc(),
+        ))
     }
 
     fn size(&self, side: &Side) -> Result<u64, git2::Error> {
@@ -263,7 +292,10 @@ impl Scorer<'_> {
         let chunks = if kind == ObjectType::Blob && size as u64 <= MAX_READ {
             self.budget = self.budget.saturating_sub(size as u64);
             let object = self.odb.read(side.id)?;
-            Some(chunks(object.data(), !side.is_binary(self.repo, object.data())))
+            Some(chunks(
+                object.data(),
+                !side.is_binary(self.repo, object.data()),
+            ))
         } else {
             None
         };
@@ -298,7 +330,10 @@ fn chunks(content: &[u8], is_text: bool) -> Chunks {
     }
     let mut bytes: Vec<(u32, u64)> = bytes.into_iter().collect();
     bytes.sort_unstable();
-    Chunks { size: content.len() as u64, bytes }
+    Chunks {
+        size: content.len() as u64,
+        bytes,
+    }
 }
 
 /// Bytes of `two` that are in `one` as well.

@@ -22,8 +22,12 @@ pub(super) fn prepare() -> Result<(), Error> {
     let made = PREPARED.get_or_init(|| {
         opts::strict_hash_verification(true);
         opts::strict_object_creation(true);
-        let levels =
-            [ConfigLevel::ProgramData, ConfigLevel::System, ConfigLevel::XDG, ConfigLevel::Global];
+        let levels = [
+            ConfigLevel::ProgramData,
+            ConfigLevel::System,
+            ConfigLevel::XDG,
+            ConfigLevel::Global,
+        ];
         for level in levels {
             // SAFETY: libgit2's settings are not synchronized. `get_or_init` lets one thread in and
             // holds all others back, and every use of libgit2 in this crate comes after it.
@@ -37,17 +41,25 @@ pub(super) fn prepare() -> Result<(), Error> {
         }
         .map_err(|e| e.message().to_owned())
     });
-    made.clone().map_err(|why| Error::checkout(format!("can't set libgit2 up: {why}")))
+    made.clone()
+        .map_err(|why| Error::checkout(format!("can't set libgit2 up: {why}")))
 }
 
 /// Lets certificates chain to those in `file` too, for as long as this process lives.
 #[allow(unsafe_code)]
 pub(super) fn trust(file: &Path) -> Result<(), Error> {
     static TRUSTED: Mutex<Option<HashSet<[u8; 32]>>> = Mutex::new(None);
-    let pem = std::fs::read(file)
-        .map_err(|e| Error::file(format_args!("read the certificates in {}", file.display()), &e))?;
+    let pem = std::fs::read(file).map_err(|e| {
+        Error::file(
+            format_args!("read the certificates in {}", file.display()),
+            &e,
+        )
+    })?;
     let mut trusted = TRUSTED.lock().unwrap_or_else(PoisonError::into_inner);
-    if trusted.get_or_insert_default().insert(Sha256::digest(&pem).into()) {
+    if trusted
+        .get_or_insert_default()
+        .insert(Sha256::digest(&pem).into())
+    {
         // SAFETY: it adds to OpenSSL's certificate store, which has a lock of its own; the mutex
         // keeps a second caller from libgit2's context meanwhile.
         unsafe { opts::set_ssl_cert_file(file) }.map_err(|_| {

@@ -72,7 +72,10 @@ fn foreign(why: &io::Error) -> Error {
 fn set_refs(repo: &Repository, refs: &AgentRefs) -> Result<(), git2::Error> {
     for old in repo.references_glob("refs/agent/heads/*")? {
         let mut old = old?;
-        let kept = old.name().ok().and_then(|name| name.strip_prefix("refs/agent/heads/"));
+        let kept = old
+            .name()
+            .ok()
+            .and_then(|name| name.strip_prefix("refs/agent/heads/"));
         if kept.and_then(|branch| refs.heads.get(branch)) != old.target().as_ref() {
             old.delete()?;
         }
@@ -97,7 +100,9 @@ fn take_packs(place: &Place, objects: &Folder) -> Result<(), Error> {
         if !name.ends_with(".pack") || ours.join(&name).exists() {
             continue;
         }
-        let Some(file) = packs.file(&name).map_err(|e| foreign(&e))?.here() else { continue };
+        let Some(file) = packs.file(&name).map_err(|e| foreign(&e))?.here() else {
+            continue;
+        };
         if let Err(why) = take_pack(place, file) {
             // If it held anything that HEAD needs, that is found missing later.
             tracing::warn!(pack = name, %why, "a pack of the agent's is damaged, and left out");
@@ -134,16 +139,24 @@ fn take_pack(place: &Place, file: File) -> Result<(), String> {
 /// Takes loose objects that we don't have.
 fn take_loose(place: &Place, objects: &Folder) -> Result<(), Error> {
     let repo = trusted::open(place)?;
-    let ours = repo.odb().map_err(|e| Error::local("open our objects", &e))?;
+    let ours = repo
+        .odb()
+        .map_err(|e| Error::local("open our objects", &e))?;
     for byte in 0..=u8::MAX {
         let prefix = format!("{byte:02x}");
-        let Some(folder) = objects.folder(&prefix).map_err(|e| foreign(&e))?.here() else { continue };
+        let Some(folder) = objects.folder(&prefix).map_err(|e| foreign(&e))?.here() else {
+            continue;
+        };
         for rest in folder.names(MAX_LOOSE).map_err(|e| foreign(&e))? {
-            let Some(id) = trusted::parse_id(&format!("{prefix}{rest}")) else { continue };
+            let Some(id) = trusted::parse_id(&format!("{prefix}{rest}")) else {
+                continue;
+            };
             if ours.exists_ext(id, OdbLookupFlags::NO_REFRESH) {
                 continue;
             }
-            let Some(file) = folder.file(&rest).map_err(|e| foreign(&e))?.here() else { continue };
+            let Some(file) = folder.file(&rest).map_err(|e| foreign(&e))?.here() else {
+                continue;
+            };
             if let Err(why) = take_object(&ours, id, file) {
                 // If HEAD needs it, it is found missing later.
                 tracing::warn!(object = %id, %why, "an object of the agent's is left out");
@@ -164,15 +177,23 @@ fn take_object(ours: &Odb<'_>, id: Oid, file: File) -> io::Result<()> {
         return Err(io::Error::other("it ends too early"));
     }
     let is = writer.finalize().map_err(io::Error::other)?;
-    if is == id { Ok(()) } else { Err(io::Error::other(format!("its content is that of {is}"))) }
+    if is == id {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("its content is that of {is}")))
+    }
 }
 
 /// Reads what stands before an object's content: its kind and size, ended by a NUL.
 fn object_head(content: &mut impl BufRead) -> io::Result<(ObjectType, usize)> {
     let mut head = Vec::new();
     content.take(32).read_until(0, &mut head)?;
-    let text = head.strip_suffix(b"\0").and_then(|head| std::str::from_utf8(head).ok());
-    let (kind, size) = text.and_then(|text| text.split_once(' ')).unwrap_or_default();
+    let text = head
+        .strip_suffix(b"\0")
+        .and_then(|head| std::str::from_utf8(head).ok());
+    let (kind, size) = text
+        .and_then(|text| text.split_once(' '))
+        .unwrap_or_default();
     match (ObjectType::from_str(kind), size.parse::<usize>()) {
         (Some(kind), Ok(size)) if kind.is_loose() && size as u64 <= MAX_OBJECT => Ok((kind, size)),
         (Some(_), Ok(size)) => Err(io::Error::other(format!("its size is {size} bytes"))),

@@ -59,7 +59,10 @@ pub(super) fn commit_id(commit: &str) -> Result<Oid, Error> {
 /// A full hexadecimal SHA-1 name, or nothing.
 pub(super) fn parse_id(text: &str) -> Option<Oid> {
     let whole = text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    whole.then(|| Oid::from_str(text).ok()).flatten().filter(|id| !id.is_zero())
+    whole
+        .then(|| Oid::from_str(text).ok())
+        .flatten()
+        .filter(|id| !id.is_zero())
 }
 
 /// Whether this may be the name of a branch, here or on a remote.

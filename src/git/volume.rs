@@ -66,20 +66,31 @@ impl Folder {
             Found::Absent => return Ok(Found::Absent),
             Found::Odd => return Ok(Found::Odd),
         };
-        Ok(if file.metadata()?.is_file() { Found::Here(file) } else { Found::Odd })
+        Ok(if file.metadata()?.is_file() {
+            Found::Here(file)
+        } else {
+            Found::Odd
+        })
     }
 
     fn step(&self, name: &str, extra: OFlag) -> io::Result<Found<OwnedFd>> {
         if name.is_empty() || name == "." || name == ".." || name.contains('/') {
             return Ok(Found::Odd);
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | extra;
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | extra;
         match openat(&self.0, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Found::Here(fd)),
             Err(Errno::ENOENT) => Ok(Found::Absent),
             Err(
-                Errno::ELOOP | Errno::ENOTDIR | Errno::ENXIO | Errno::ENODEV | Errno::EACCES
-                | Errno::EPERM | Errno::ENAMETOOLONG | Errno::EINVAL,
+                Errno::ELOOP
+                | Errno::ENOTDIR
+                | Errno::ENXIO
+                | Errno::ENODEV
+                | Errno::EACCES
+                | Errno::EPERM
+                | Errno::ENAMETOOLONG
+                | Errno::EINVAL,
             ) => Ok(Found::Odd),
             Err(errno) => Err(errno.into()),
         }
@@ -96,7 +107,9 @@ impl Folder {
                 continue;
             }
             if names.len() == most {
-                return Err(io::Error::other(format!("a folder holds more than {most} names")));
+                return Err(io::Error::other(format!(
+                    "a folder holds more than {most} names"
+                )));
             }
             names.extend(name.into_string().ok());
         }

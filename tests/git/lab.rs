@@ -20,7 +20,10 @@ pub(crate) struct Lab {
 impl Lab {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place { trusted: dir.path().join("state/git"), worktree: dir.path().join("work") };
+        let place = Place {
+            trusted: dir.path().join("state/git"),
+            worktree: dir.path().join("work"),
+        };
         std::fs::create_dir_all(&place.worktree).unwrap();
         std::fs::create_dir_all(dir.path().join("served")).unwrap();
         Self { dir, place }
@@ -41,7 +44,15 @@ impl Lab {
         git(&bare, &["init", "-q", "--bare", "-b", "trunk"]);
         git(&bare, &["config", "http.receivepack", "true"]);
         let clone = self.path(&format!("clone-{name}"));
-        git(self.dir.path(), &["clone", "-q", bare.to_str().unwrap(), clone.to_str().unwrap()]);
+        git(
+            self.dir.path(),
+            &[
+                "clone",
+                "-q",
+                bare.to_str().unwrap(),
+                clone.to_str().unwrap(),
+            ],
+        );
         clone
     }
 
@@ -98,7 +109,9 @@ pub(crate) fn git(dir: &Path, args: &[&str]) -> String {
         dir.display(),
         String::from_utf8_lossy(&output.stderr)
     );
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
 }
 
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
@@ -112,7 +125,9 @@ pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_TERMINAL_PROMPT", "0");
     for who in ["AUTHOR", "COMMITTER"] {
-        command.env(format!("GIT_{who}_NAME"), "Ada").env(format!("GIT_{who}_EMAIL"), "ada@example.com");
+        command
+            .env(format!("GIT_{who}_NAME"), "Ada")
+            .env(format!("GIT_{who}_EMAIL"), "ada@example.com");
     }
     command
 }
@@ -133,10 +148,15 @@ pub(crate) fn commit(dir: &Path, subject: &str) -> String {
 /// Files, lines added and lines removed, as git counts them.
 pub(crate) fn numstat(dir: &Path, from: &str, to: &str) -> (u32, u64, u64) {
     let out = git(dir, &["diff", "--numstat", "-M", from, to]);
-    out.lines().fold((0, 0, 0), |(files, added, removed), line| {
-        let mut columns = line.split('\t').map(|n| n.parse::<u64>().unwrap_or(0));
-        (files + 1, added + columns.next().unwrap(), removed + columns.next().unwrap())
-    })
+    out.lines()
+        .fold((0, 0, 0), |(files, added, removed), line| {
+            let mut columns = line.split('\t').map(|n| n.parse::<u64>().unwrap_or(0));
+            (
+                files + 1,
+                added + columns.next().unwrap(),
+                removed + columns.next().unwrap(),
+            )
+        })
 }
 
 /// Fails the test, rather than hanging it.

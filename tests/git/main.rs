@@ -1,6 +1,11 @@
 //! Git on real repositories: made by the git command, served by `git http-backend` over https on
 //! loopback, and every number compared with git's own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod histories;
 mod lab;

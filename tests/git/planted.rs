@@ -15,7 +15,10 @@ fn begun() -> (Lab, crate::server::Server, String, String) {
     let lab = Lab::new();
     lab.project();
     let server = lab.plain_server();
-    let initial = lab.checkout(&server.url("project.git")).initial_commit.unwrap();
+    let initial = lab
+        .checkout(&server.url("project.git"))
+        .initial_commit
+        .unwrap();
     write(lab.work(), "work", "1\n");
     let last = commit(lab.work(), "Work");
     (lab, server, initial, last)
@@ -51,9 +54,21 @@ fn configuration_and_hooks_are_never_heeded() {
     );
     std::fs::write(lab.work().join(".git/config"), config).unwrap();
     for hook in [
-        "pre-commit", "post-checkout", "pre-push", "reference-transaction", "post-index-change",
-        "fsmonitor-watchman", "post-merge", "pre-auto-gc", "push-to-checkout", "update",
-        "pre-receive", "post-receive", "proc-receive", "sendemail-validate", "post-rewrite",
+        "pre-commit",
+        "post-checkout",
+        "pre-push",
+        "reference-transaction",
+        "post-index-change",
+        "fsmonitor-watchman",
+        "post-merge",
+        "pre-auto-gc",
+        "push-to-checkout",
+        "update",
+        "pre-receive",
+        "post-receive",
+        "proc-receive",
+        "sendemail-validate",
+        "post-rewrite",
     ] {
         let path = lab.work().join(".git/hooks").join(hook);
         std::fs::copy(script, &path).unwrap();
@@ -62,7 +77,11 @@ fn configuration_and_hooks_are_never_heeded() {
     write(lab.work(), ".gitattributes", "* filter=x diff=x\n");
     write(lab.work(), ".git/info/attributes", "* filter=x diff=x\n");
     write(lab.work(), ".git/commondir", secret_path);
-    write(lab.work(), ".git/config.worktree", format!("[core]\n\tworktree = {secret_path}\n"));
+    write(
+        lab.work(),
+        ".git/config.worktree",
+        format!("[core]\n\tworktree = {secret_path}\n"),
+    );
 
     within(20, || {
         let head = git::take_over(&lab.place).unwrap();
@@ -74,8 +93,14 @@ fn configuration_and_hooks_are_never_heeded() {
     });
     assert!(!marker.exists());
     assert_eq!(elsewhere.requests(), 0);
-    assert_eq!(files_with(&lab.place.trusted, "s3cr3t"), Vec::<std::path::PathBuf>::new());
-    assert_eq!(git(&lab.served().join("project.git"), &["rev-parse", "work"]), last);
+    assert_eq!(
+        files_with(&lab.place.trusted, "s3cr3t"),
+        Vec::<std::path::PathBuf>::new()
+    );
+    assert_eq!(
+        git(&lab.served().join("project.git"), &["rev-parse", "work"]),
+        last
+    );
 }
 
 #[test]
@@ -93,10 +118,19 @@ fn objects_of_another_repository_do_not_come_in_by_alternates_or_links() {
         let error = within(20, || git::take_over(&lab.place).unwrap_err());
         assert!(error.to_string().contains("does not hold whole"), "{error}");
         let ours = lab.place.trusted.join("repository.git");
-        assert!(!command(&ours, &["cat-file", "-e", &stolen]).status().unwrap().success());
+        assert!(
+            !command(&ours, &["cat-file", "-e", &stolen])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     std::fs::create_dir_all(git_dir.join("objects/info")).unwrap();
-    std::fs::write(git_dir.join("objects/info/alternates"), format!("{}\n", objects.display())).unwrap();
+    std::fs::write(
+        git_dir.join("objects/info/alternates"),
+        format!("{}\n", objects.display()),
+    )
+    .unwrap();
     assert_eq!(git(lab.work(), &["cat-file", "-t", &stolen]), "commit");
     point_at_it(&lab);
     // Each loose object as a symlink, then each folder, then the whole store.
@@ -134,13 +168,18 @@ fn a_git_dir_that_is_a_file_or_a_link_is_refused() {
     let refused = || {
         for error in [
             within(20, || git::take_over(&lab.place).unwrap_err()),
-            lab.try_checkout(&server.url("project.git"), None, &Access::default()).unwrap_err(),
+            lab.try_checkout(&server.url("project.git"), None, &Access::default())
+                .unwrap_err(),
         ] {
             assert!(error.to_string().contains("not a folder"), "{error}");
         }
         std::fs::remove_file(lab.work().join(".git")).unwrap();
     };
-    std::fs::write(lab.work().join(".git"), format!("gitdir: {}\n", real.display())).unwrap();
+    std::fs::write(
+        lab.work().join(".git"),
+        format!("gitdir: {}\n", real.display()),
+    )
+    .unwrap();
     refused();
     symlink(&real, lab.work().join(".git")).unwrap();
     refused();
@@ -157,12 +196,21 @@ fn heads_that_lead_outside_or_nowhere_are_refused() {
     let head = git_dir.join("HEAD");
     let refused = || {
         let error = within(20, || git::take_over(&lab.place).unwrap_err());
-        assert!(error.to_string().contains("HEAD in the workspace"), "{error}");
+        assert!(
+            error.to_string().contains("HEAD in the workspace"),
+            "{error}"
+        );
         std::fs::remove_file(&head).unwrap();
     };
     for text in [
-        "ref: refs/heads/../../../outside\n", "ref: ../outside\n", "ref: refs/heads/\n", "",
-        "ref: refs/heads/.invalid\n", &"x".repeat(10_000), "\0\0", "ref: refs/heads/a\nb\n",
+        "ref: refs/heads/../../../outside\n",
+        "ref: ../outside\n",
+        "ref: refs/heads/\n",
+        "",
+        "ref: refs/heads/.invalid\n",
+        &"x".repeat(10_000),
+        "\0\0",
+        "ref: refs/heads/a\nb\n",
         &"a".repeat(64),
     ] {
         std::fs::write(&head, text).unwrap();
@@ -182,7 +230,11 @@ fn heads_that_lead_outside_or_nowhere_are_refused() {
     symlink(&outside, git_dir.join("refs/heads/trap")).unwrap();
     nix::unistd::mkfifo(&git_dir.join("refs/heads/fifo"), Mode::S_IRWXU).unwrap();
     symlink("/dev/zero", git_dir.join("refs/heads/zero")).unwrap();
-    symlink(git_dir.join("refs/heads"), git_dir.join("refs/heads/circle")).unwrap();
+    symlink(
+        git_dir.join("refs/heads"),
+        git_dir.join("refs/heads/circle"),
+    )
+    .unwrap();
     let head = within(20, || git::take_over(&lab.place).unwrap());
     assert_eq!((head.branch.as_deref(), head.commit), (Some("trap"), None));
 }
@@ -202,17 +254,35 @@ fn objects_that_are_not_what_their_name_says_are_left_out() {
     let lie = std::fs::read(file(&last)).unwrap();
     let mut bomb = b"x\x9c".to_vec();
     bomb.extend([0xff; 4096]);
-    for bad in [lie.as_slice(), b"", b"rubbish", &sound[..sound.len() / 2], &bomb] {
+    for bad in [
+        lie.as_slice(),
+        b"",
+        b"rubbish",
+        &sound[..sound.len() / 2],
+        &bomb,
+    ] {
         std::fs::write(file(&blob), bad).unwrap();
         let head = within(20, || git::take_over(&lab.place).unwrap());
-        let error = git::changes(&lab.place, &server.url("project.git"), Some(&initial), &head);
+        let error = git::changes(
+            &lab.place,
+            &server.url("project.git"),
+            Some(&initial),
+            &head,
+        );
         assert!(error.is_err(), "{error:?}");
-        let error = git::push(&lab.place, &server.url("project.git"), &last, "x", &Access::default());
+        let error = git::push(
+            &lab.place,
+            &server.url("project.git"),
+            &last,
+            "x",
+            &Access::default(),
+        );
         assert!(error.is_err());
     }
-    for plant in [|path: &Path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap(), |path: &Path| {
-        symlink("/dev/zero", path).unwrap()
-    }] {
+    for plant in [
+        |path: &Path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap(),
+        |path: &Path| symlink("/dev/zero", path).unwrap(),
+    ] {
         std::fs::remove_file(file(&blob)).unwrap();
         plant(&file(&blob));
         within(20, || git::take_over(&lab.place).unwrap());
@@ -220,8 +290,21 @@ fn objects_that_are_not_what_their_name_says_are_left_out() {
     std::fs::remove_file(file(&blob)).unwrap();
     std::fs::write(file(&blob), &sound).unwrap();
     let head = git::take_over(&lab.place).unwrap();
-    git::changes(&lab.place, &server.url("project.git"), Some(&initial), &head).unwrap();
-    git::push(&lab.place, &server.url("project.git"), &last, "x", &Access::default()).unwrap();
+    git::changes(
+        &lab.place,
+        &server.url("project.git"),
+        Some(&initial),
+        &head,
+    )
+    .unwrap();
+    git::push(
+        &lab.place,
+        &server.url("project.git"),
+        &last,
+        "x",
+        &Access::default(),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -253,10 +336,18 @@ fn packs_are_taken_by_their_content_and_their_indexes_by_nobody() {
     nix::unistd::mkfifo(&name('5'), Mode::S_IRWXU).unwrap();
     let head = within(30, || git::take_over(&lab.place).unwrap());
     assert_eq!(head.commit.as_deref(), Some(last.as_str()));
-    let changes =
-        git::changes(&lab.place, &server.url("project.git"), Some(&initial), &head).unwrap();
+    let changes = git::changes(
+        &lab.place,
+        &server.url("project.git"),
+        Some(&initial),
+        &head,
+    )
+    .unwrap();
     assert_eq!((changes.files, changes.added), (1, 1));
-    git(&lab.place.trusted.join("repository.git"), &["fsck", "--strict"]);
+    git(
+        &lab.place.trusted.join("repository.git"),
+        &["fsck", "--strict"],
+    );
 }
 
 #[test]
@@ -267,7 +358,10 @@ fn trees_that_name_dot_git_or_the_parent_write_nothing_outside() {
     commit(&clone, "Fine");
     let blob = git(&clone, &["rev-parse", "HEAD:fine"]);
     let server = lab.plain_server();
-    for (at, name) in ["..", ".git", ".GIT", "git~1", ".g\u{200c}it", "."].iter().enumerate() {
+    for (at, name) in ["..", ".git", ".GIT", "git~1", ".g\u{200c}it", "."]
+        .iter()
+        .enumerate()
+    {
         // What mktree refuses, raw bytes still say.
         let inner = raw_tree(&clone, &format!("100644 {}", "pwned"), &blob);
         let outer = raw_tree(&clone, &format!("40000 {name}"), &inner);
@@ -275,10 +369,19 @@ fn trees_that_name_dot_git_or_the_parent_write_nothing_outside() {
         let branch = format!("b{at}");
         let bare = lab.served().join("evil.git");
         git(&bare, &["config", "receive.fsckObjects", "false"]);
-        git(&clone, &["push", "-q", "origin", &format!("{evil}:refs/heads/{branch}")]);
+        git(
+            &clone,
+            &[
+                "push",
+                "-q",
+                "origin",
+                &format!("{evil}:refs/heads/{branch}"),
+            ],
+        );
         let fresh = Lab::new();
-        let out =
-            within(20, || fresh.try_checkout(&server.url("evil.git"), Some(&branch), &Access::default()));
+        let out = within(20, || {
+            fresh.try_checkout(&server.url("evil.git"), Some(&branch), &Access::default())
+        });
         assert!(out.is_err(), "{name:?}: {out:?}");
         for path in ["pwned", "work/.git/pwned", "work/pwned", "work/git~1/pwned"] {
             assert!(!fresh.path(path).exists(), "{name:?}: {path}");
@@ -290,7 +393,14 @@ fn trees_that_name_dot_git_or_the_parent_write_nothing_outside() {
 fn raw_tree(dir: &Path, entry: &str, id: &str) -> String {
     let mut bytes = entry.as_bytes().to_vec();
     bytes.push(0);
-    bytes.extend((0..40).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()));
+    bytes.extend(
+        (0..40)
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()),
+    );
     std::fs::write(dir.join("../raw"), bytes).unwrap();
-    git(dir, &["hash-object", "-t", "tree", "-w", "--literally", "../raw"])
+    git(
+        dir,
+        &["hash-object", "-t", "tree", "-w", "--literally", "../raw"],
+    )
 }

@@ -10,8 +10,12 @@ use runledger::names::reasons;
 use crate::lab::*;
 use crate::server::{Manner, PASSWORD, Server, USER};
 
-const LOCKED: Manner =
-    Manner { https: true, wants_password: true, status: None, redirect: None };
+const LOCKED: Manner = Manner {
+    https: true,
+    wants_password: true,
+    status: None,
+    redirect: None,
+};
 
 #[test]
 fn a_run_over_https_with_a_password_from_checkout_to_push() {
@@ -20,7 +24,11 @@ fn a_run_over_https_with_a_password_from_checkout_to_push() {
     write(&clone, "run.sh", "#!/bin/sh\n");
     std::fs::set_permissions(clone.join("run.sh"), PermissionsExt::from_mode(0o755)).unwrap();
     symlink("README.md", clone.join("link")).unwrap();
-    write(&clone, ".gitattributes", "*.bat text eol=crlf\n*.id ident\n");
+    write(
+        &clone,
+        ".gitattributes",
+        "*.bat text eol=crlf\n*.id ident\n",
+    );
     write(&clone, "go.bat", "echo\r\n");
     write(&clone, "x.id", "$Id$\n");
     write(&clone, "empty", "");
@@ -40,12 +48,21 @@ fn a_run_over_https_with_a_password_from_checkout_to_push() {
     assert_eq!(out.branch.as_deref(), Some("trunk"));
     assert_eq!(out.initial_commit.as_deref(), Some(initial.as_str()));
     assert_eq!(git(lab.work(), &["status", "--porcelain"]), "");
-    assert_eq!(git(lab.work(), &["status", "-sb"]), "## trunk...origin/trunk");
-    assert_eq!(git(lab.work(), &["log", "--format=%s"]), git(&clone, &["log", "--format=%s"]));
+    assert_eq!(
+        git(lab.work(), &["status", "-sb"]),
+        "## trunk...origin/trunk"
+    );
+    assert_eq!(
+        git(lab.work(), &["log", "--format=%s"]),
+        git(&clone, &["log", "--format=%s"])
+    );
     assert_eq!(git(lab.work(), &["describe"]), git(&clone, &["describe"]));
     git(lab.work(), &["fsck", "--strict"]);
     git(lab.work(), &["diff", "--exit-code", "HEAD"]);
-    assert_eq!(files_with(lab.dir.path(), PASSWORD), Vec::<std::path::PathBuf>::new());
+    assert_eq!(
+        files_with(lab.dir.path(), PASSWORD),
+        Vec::<std::path::PathBuf>::new()
+    );
 
     write(lab.work(), "src/main.rs", "fn main() {\n    work();\n}\n");
     let last = commit(lab.work(), "Work");
@@ -53,12 +70,26 @@ fn a_run_over_https_with_a_password_from_checkout_to_push() {
     assert_eq!(head.branch.as_deref(), Some("trunk"));
     assert_eq!(head.commit.as_deref(), Some(last.as_str()));
     let changes = git::changes(&lab.place, &url, Some(&initial), &head).unwrap();
-    assert_eq!((changes.commits, changes.files, changes.added, changes.removed), (1, 1, 3, 1));
+    assert_eq!(
+        (
+            changes.commits,
+            changes.files,
+            changes.added,
+            changes.removed
+        ),
+        (1, 1, 3, 1)
+    );
     assert_eq!(changes.repository, url.as_str());
 
     git::push(&lab.place, &url, &last, "agent/one", &access).unwrap();
     git::push(&lab.place, &url, &last, "agent/one", &access).unwrap();
-    assert_eq!(git(&lab.served().join("project.git"), &["rev-parse", "agent/one"]), last);
+    assert_eq!(
+        git(
+            &lab.served().join("project.git"),
+            &["rev-parse", "agent/one"]
+        ),
+        last
+    );
     git(&lab.served().join("project.git"), &["fsck", "--strict"]);
 }
 
@@ -70,12 +101,18 @@ fn credentials_in_the_url_are_used_for_nothing_and_shown_nowhere() {
     let mut url = server.url("project.git");
     url.set_username(USER).unwrap();
     url.set_password(Some("sekret")).unwrap();
-    let access = Access { ca_file: Some(server.ca.clone()), ..Access::default() };
+    let access = Access {
+        ca_file: Some(server.ca.clone()),
+        ..Access::default()
+    };
     let error = lab.try_checkout(&url, None, &access).unwrap_err();
     assert_eq!(error.reason(), reasons::AUTHENTICATION_FAILED);
     assert!(!error.to_string().contains("sekret") && !format!("{error:?}").contains("sekret"));
     assert_eq!(server.passwords_seen(), 0);
-    assert_eq!(files_with(lab.dir.path(), "sekret"), Vec::<std::path::PathBuf>::new());
+    assert_eq!(
+        files_with(lab.dir.path(), "sekret"),
+        Vec::<std::path::PathBuf>::new()
+    );
 }
 
 #[test]
@@ -85,18 +122,34 @@ fn a_wrong_password_is_refused_once_and_a_missing_one_is_named() {
     let server = Server::start(&lab.served(), LOCKED);
     let url = server.url("project.git");
 
-    let wrong = Access { password: Some("guess".to_owned()), ..access(&server) };
+    let wrong = Access {
+        password: Some("guess".to_owned()),
+        ..access(&server)
+    };
     let error = within(20, || lab.try_checkout(&url, None, &wrong).unwrap_err());
     assert_eq!(error.reason(), reasons::AUTHENTICATION_FAILED);
     assert!(!error.is_retryable());
-    assert!(error.to_string().contains("refused the username and password"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("refused the username and password"),
+        "{error}"
+    );
     assert!(!error.to_string().contains("guess"), "{error}");
     assert_eq!(server.passwords_seen(), 1);
 
-    let none = Access { password: None, ..access(&server) };
+    let none = Access {
+        password: None,
+        ..access(&server)
+    };
     let error = lab.try_checkout(&url, None, &none).unwrap_err();
     assert_eq!(error.reason(), reasons::AUTHENTICATION_FAILED);
-    assert!(error.to_string().contains("name a Secret in repository.secretName"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("name a Secret in repository.secretName"),
+        "{error}"
+    );
     // Nothing was begun: with the right password it goes on by itself.
     lab.try_checkout(&url, None, &access(&server)).unwrap();
     let error = git::push(&lab.place, &url, &head(&lab), "x", &wrong).unwrap_err();
@@ -112,33 +165,67 @@ fn a_password_is_not_sent_to_a_host_that_its_secret_does_not_name() {
     let lab = Lab::new();
     lab.project();
     let server = Server::start(&lab.served(), LOCKED);
-    for hosts in [vec![], vec!["git.example.com".to_owned()], vec!["127.0.0.1:1".to_owned()]] {
-        let access = Access { hosts, ..access(&server) };
-        let error = lab.try_checkout(&server.url("project.git"), None, &access).unwrap_err();
+    for hosts in [
+        vec![],
+        vec!["git.example.com".to_owned()],
+        vec!["127.0.0.1:1".to_owned()],
+    ] {
+        let access = Access {
+            hosts,
+            ..access(&server)
+        };
+        let error = lab
+            .try_checkout(&server.url("project.git"), None, &access)
+            .unwrap_err();
         assert_eq!(error.reason(), reasons::HOST_NOT_ALLOWED);
-        assert!(error.to_string().contains("127.0.0.1 asks for the password"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("127.0.0.1 asks for the password"),
+            "{error}"
+        );
     }
     assert_eq!(server.passwords_seen(), 0);
     let by_port = format!("127.0.0.1:{}", server.address.port());
-    let access = Access { hosts: vec![by_port], ..access(&server) };
-    lab.try_checkout(&server.url("project.git"), None, &access).unwrap();
+    let access = Access {
+        hosts: vec![by_port],
+        ..access(&server)
+    };
+    lab.try_checkout(&server.url("project.git"), None, &access)
+        .unwrap();
 }
 
 #[test]
 fn a_redirect_to_another_host_is_not_followed() {
     let lab = Lab::new();
     lab.project();
-    let other = Server::start(&lab.served(), Manner { https: false, ..LOCKED });
+    let other = Server::start(
+        &lab.served(),
+        Manner {
+            https: false,
+            ..LOCKED
+        },
+    );
     let base = other.url_at("localhost", "").to_string();
     let server = Server::start(
         &lab.served(),
-        Manner { redirect: Some(base.trim_end_matches('/').to_owned()), ..Manner::default() },
+        Manner {
+            redirect: Some(base.trim_end_matches('/').to_owned()),
+            ..Manner::default()
+        },
     );
     let mut access = access(&server);
     access.hosts.push("localhost".to_owned());
-    let error = lab.try_checkout(&server.url("project.git"), None, &access).unwrap_err();
+    let error = lab
+        .try_checkout(&server.url("project.git"), None, &access)
+        .unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED);
-    assert!(error.to_string().contains("write that address into repository.url"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("write that address into repository.url"),
+        "{error}"
+    );
     assert_eq!(other.requests(), 0);
 }
 
@@ -146,30 +233,59 @@ fn a_redirect_to_another_host_is_not_followed() {
 fn a_certificate_of_an_unknown_ca_is_refused_before_anything_is_asked() {
     let lab = Lab::new();
     lab.project();
-    let (server, other) =
-        (Server::start(&lab.served(), LOCKED), Server::start(&lab.served(), LOCKED));
-    let access = Access { ca_file: Some(other.ca.clone()), ..access(&server) };
-    let error = lab.try_checkout(&server.url("project.git"), None, &access).unwrap_err();
+    let (server, other) = (
+        Server::start(&lab.served(), LOCKED),
+        Server::start(&lab.served(), LOCKED),
+    );
+    let access = Access {
+        ca_file: Some(other.ca.clone()),
+        ..access(&server)
+    };
+    let error = lab
+        .try_checkout(&server.url("project.git"), None, &access)
+        .unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED);
     assert!(error.to_string().contains("ca.crt"), "{error}");
     assert_eq!(server.requests(), 0);
 
     let rubbish = lab.path("rubbish.crt");
     std::fs::write(&rubbish, "no certificate").unwrap();
-    let access = Access { ca_file: Some(rubbish), ..access };
-    let error = lab.try_checkout(&server.url("project.git"), None, &access).unwrap_err();
-    assert!(error.to_string().contains("no certificate in PEM"), "{error}");
+    let access = Access {
+        ca_file: Some(rubbish),
+        ..access
+    };
+    let error = lab
+        .try_checkout(&server.url("project.git"), None, &access)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no certificate in PEM"),
+        "{error}"
+    );
 }
 
 #[test]
 fn trouble_of_the_host_is_worth_trying_again_and_trouble_of_the_spec_is_not() {
     let lab = Lab::new();
     lab.project();
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let url = format!("http://{closed}/project.git").parse().unwrap();
-    let error = within(30, || lab.try_checkout(&url, None, &Access::default()).unwrap_err());
-    assert_eq!((error.reason(), error.is_retryable()), (reasons::REPOSITORY_UNREACHABLE, true));
-    assert!(error.to_string().starts_with(&format!("can't reach {url}: ")), "{error}");
+    let error = within(30, || {
+        lab.try_checkout(&url, None, &Access::default())
+            .unwrap_err()
+    });
+    assert_eq!(
+        (error.reason(), error.is_retryable()),
+        (reasons::REPOSITORY_UNREACHABLE, true)
+    );
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("can't reach {url}: ")),
+        "{error}"
+    );
 
     for (status, reason, again) in [
         (503, reasons::REPOSITORY_UNREACHABLE, true),
@@ -179,20 +295,39 @@ fn trouble_of_the_host_is_worth_trying_again_and_trouble_of_the_spec_is_not() {
         (400, reasons::CHECKOUT_FAILED, false),
         (200, reasons::CHECKOUT_FAILED, false),
     ] {
-        let manner = Manner { status: Some(status), ..Manner::default() };
+        let manner = Manner {
+            status: Some(status),
+            ..Manner::default()
+        };
         let url = Server::start(&lab.served(), manner).url("project.git");
-        let error = lab.try_checkout(&url, None, &Access::default()).unwrap_err();
-        assert_eq!((error.reason(), error.is_retryable()), (reason, again), "{status}: {error}");
-        assert!(error.to_string().contains(url.as_str()), "{status}: {error}");
+        let error = lab
+            .try_checkout(&url, None, &Access::default())
+            .unwrap_err();
+        assert_eq!(
+            (error.reason(), error.is_retryable()),
+            (reason, again),
+            "{status}: {error}"
+        );
+        assert!(
+            error.to_string().contains(url.as_str()),
+            "{status}: {error}"
+        );
     }
     let server = lab.plain_server();
     let url = server.url("no-such.git");
-    let error = lab.try_checkout(&url, None, &Access::default()).unwrap_err();
+    let error = lab
+        .try_checkout(&url, None, &Access::default())
+        .unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED);
     let url = server.url("project.git");
-    let error = lab.try_checkout(&url, Some("no-such"), &Access::default()).unwrap_err();
+    let error = lab
+        .try_checkout(&url, Some("no-such"), &Access::default())
+        .unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED);
-    assert!(error.to_string().contains("branch no-such is not in"), "{error}");
+    assert!(
+        error.to_string().contains("branch no-such is not in"),
+        "{error}"
+    );
     assert!(error.to_string().contains("it has trunk"), "{error}");
     lab.checkout(&url);
 }
@@ -205,7 +340,10 @@ fn a_host_that_accepts_and_hangs_up_is_worth_trying_again() {
     std::thread::spawn(move || listener.incoming().for_each(drop));
     for scheme in ["http", "https"] {
         let url = format!("{scheme}://{address}/project.git").parse().unwrap();
-        let error = within(30, || lab.try_checkout(&url, None, &Access::default()).unwrap_err());
+        let error = within(30, || {
+            lab.try_checkout(&url, None, &Access::default())
+                .unwrap_err()
+        });
         assert!(error.is_retryable(), "{error}");
     }
 }
@@ -221,13 +359,20 @@ fn only_http_and_branches_that_git_knows_are_asked_for() {
         "ssh://git@example.com/x".to_owned(),
         "git://example.com/x".to_owned(),
     ] {
-        let error = lab.try_checkout(&url.parse().unwrap(), None, &Access::default()).unwrap_err();
+        let error = lab
+            .try_checkout(&url.parse().unwrap(), None, &Access::default())
+            .unwrap_err();
         assert!(error.to_string().contains("repository.url"), "{error}");
     }
     let url = lab.plain_server().url("project.git");
     for branch in ["--upload-pack=x", "a..b", "", "../x", "a b", "HEAD", "x:y"] {
-        let error = lab.try_checkout(&url, Some(branch), &Access::default()).unwrap_err();
-        assert!(error.to_string().contains("repository.branch"), "{branch:?}: {error}");
+        let error = lab
+            .try_checkout(&url, Some(branch), &Access::default())
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("repository.branch"),
+            "{branch:?}: {error}"
+        );
     }
 }
 

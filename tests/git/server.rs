@@ -56,28 +56,50 @@ impl Server {
         let (ca_pem, chain, key) = certificates(address.port());
         std::fs::write(&ca, ca_pem).unwrap();
         let https = manner.https;
-        let behind = Behind { root: root.to_owned(), manner, seen: seen.clone() };
-        let app = axum::Router::new().fallback(answer).with_state(behind).into_make_service();
+        let behind = Behind {
+            root: root.to_owned(),
+            manner,
+            seen: seen.clone(),
+        };
+        let app = axum::Router::new()
+            .fallback(answer)
+            .with_state(behind)
+            .into_make_service();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.unwrap().block_on(async move {
                 if https {
                     let _ = rustls::crypto::ring::default_provider().install_default();
-                    let config = RustlsConfig::from_pem(chain.into(), key.into()).await.unwrap();
+                    let config = RustlsConfig::from_pem(chain.into(), key.into())
+                        .await
+                        .unwrap();
                     let server = axum_server::from_tcp_rustls(listener, config).unwrap();
                     server.serve(app).await.unwrap();
                 } else {
-                    axum_server::from_tcp(listener).unwrap().serve(app).await.unwrap();
+                    axum_server::from_tcp(listener)
+                        .unwrap()
+                        .serve(app)
+                        .await
+                        .unwrap();
                 }
             });
         });
-        Self { address, https, ca, seen }
+        Self {
+            address,
+            https,
+            ca,
+            seen,
+        }
     }
 
     /// The URL of a repository, by way of `host`.
     pub(crate) fn url_at(&self, host: &str, repository: &str) -> Url {
         let scheme = if self.https { "https" } else { "http" };
-        format!("{scheme}://{host}:{}/{repository}", self.address.port()).parse().unwrap()
+        format!("{scheme}://{host}:{}/{repository}", self.address.port())
+            .parse()
+            .unwrap()
     }
 
     pub(crate) fn url(&self, repository: &str) -> Url {
@@ -96,14 +118,17 @@ impl Server {
 fn certificates(number: u16) -> (String, String, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, format!("CA of git server {number}"));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("CA of git server {number}"));
     let key = KeyPair::generate().unwrap();
     let ca = params.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(params, key);
     let own = KeyPair::generate().unwrap();
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
     let mut leaf = CertificateParams::new(names).unwrap();
-    leaf.distinguished_name.push(DnType::CommonName, "git server");
+    leaf.distinguished_name
+        .push(DnType::CommonName, "git server");
     let leaf = leaf.signed_by(&own, &issuer).unwrap();
     (ca, leaf.pem(), own.serialize_pem())
 }
@@ -111,7 +136,10 @@ fn certificates(number: u16) -> (String, String, String) {
 async fn answer(State(behind): State<Behind>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let text = |name: &str| {
-        parts.headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
+        parts
+            .headers
+            .get(name)
+            .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
     };
     let authorization = text("authorization");
     behind.seen.lock().unwrap().push(authorization.clone());
@@ -148,7 +176,10 @@ async fn answer(State(behind): State<Behind>, request: Request) -> Response<Body
         .env("PATH_INFO", parts.uri.path())
         .env("QUERY_STRING", parts.uri.query().unwrap_or(""))
         .env("CONTENT_TYPE", text("content-type").unwrap_or_default())
-        .env("HTTP_CONTENT_ENCODING", text("content-encoding").unwrap_or_default())
+        .env(
+            "HTTP_CONTENT_ENCODING",
+            text("content-encoding").unwrap_or_default(),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -157,7 +188,10 @@ async fn answer(State(behind): State<Behind>, request: Request) -> Response<Body
     let feed = tokio::spawn(async move { drop(stdin.write_all(&body).await) });
     let output = backend.wait_with_output().await.unwrap().stdout;
     feed.await.unwrap();
-    let end = output.windows(4).position(|w| w == b"\r\n\r\n").expect("a CGI head");
+    let end = output
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .expect("a CGI head");
     let mut response = respond();
     for line in String::from_utf8_lossy(&output[..end]).lines() {
         let (name, value) = line.split_once(": ").unwrap();
@@ -166,5 +200,7 @@ async fn answer(State(behind): State<Behind>, request: Request) -> Response<Body
             _ => response.header(name, value),
         };
     }
-    response.body(Body::from(output[end + 4..].to_vec())).unwrap()
+    response
+        .body(Body::from(output[end + 4..].to_vec()))
+        .unwrap()
 }

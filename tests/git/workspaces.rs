@@ -18,16 +18,40 @@ fn an_empty_repository_is_begun_and_counted_from_nothing() {
     let unborn = git::take_over(&lab.place).unwrap();
     assert_eq!(unborn.commit, None);
     let changes = git::changes(&lab.place, &url, None, &unborn).unwrap();
-    assert_eq!((changes.final_commit.as_str(), changes.commits, changes.files), ("", 0, 0));
+    assert_eq!(
+        (
+            changes.final_commit.as_str(),
+            changes.commits,
+            changes.files
+        ),
+        ("", 0, 0)
+    );
 
     write(lab.work(), "a", "1\n2\n");
     write(lab.work(), "b", "");
     commit(lab.work(), "Begin");
     let head = git::take_over(&lab.place).unwrap();
     let changes = git::changes(&lab.place, &url, None, &head).unwrap();
-    assert_eq!((changes.commits, changes.files, changes.added, changes.removed), (1, 2, 2, 0));
-    git::push(&lab.place, &url, &head.commit.unwrap(), "work", &Access::default()).unwrap();
-    let error = Lab::new().try_checkout(&url, Some("x"), &Access::default()).unwrap_err();
+    assert_eq!(
+        (
+            changes.commits,
+            changes.files,
+            changes.added,
+            changes.removed
+        ),
+        (1, 2, 2, 0)
+    );
+    git::push(
+        &lab.place,
+        &url,
+        &head.commit.unwrap(),
+        "work",
+        &Access::default(),
+    )
+    .unwrap();
+    let error = Lab::new()
+        .try_checkout(&url, Some("x"), &Access::default())
+        .unwrap_err();
     assert!(error.to_string().contains("branch x is not in"), "{error}");
 }
 
@@ -45,10 +69,15 @@ fn an_earlier_runs_work_is_kept_and_is_where_the_next_one_starts() {
     write(lab.work(), "new", "not added\n");
     let asked = server.requests();
 
-    let out = lab.try_checkout(&url, Some("trunk"), &Access::default()).unwrap();
+    let out = lab
+        .try_checkout(&url, Some("trunk"), &Access::default())
+        .unwrap();
     assert_eq!(out.branch.as_deref(), Some("feature/x"));
     assert_eq!(out.initial_commit, Some(last));
-    assert_eq!(git(lab.work(), &["status", "--porcelain"]), "M README.md\n?? new".replacen("M", " M", 1));
+    assert_eq!(
+        git(lab.work(), &["status", "--porcelain"]),
+        "M README.md\n?? new".replacen("M", " M", 1)
+    );
     assert_eq!(server.requests(), asked);
 }
 
@@ -61,10 +90,15 @@ fn a_workspace_of_another_repository_is_refused_naming_both() {
     lab.checkout(&server.url("project.git"));
     lab.checkout(&server.url("project"));
     let other = server.url("other.git");
-    let error = lab.try_checkout(&other, None, &Access::default()).unwrap_err();
+    let error = lab
+        .try_checkout(&other, None, &Access::default())
+        .unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED);
     let text = error.to_string();
-    assert!(text.contains("project.git") && text.contains("other.git"), "{text}");
+    assert!(
+        text.contains("project.git") && text.contains("other.git"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -74,10 +108,15 @@ fn files_that_are_not_ours_are_never_overwritten() {
     let url = lab.plain_server().url("project.git");
     std::fs::create_dir(lab.work().join("lost+found")).unwrap();
     write(lab.work(), "README.md", "mine\n");
-    let error = lab.try_checkout(&url, None, &Access::default()).unwrap_err();
+    let error = lab
+        .try_checkout(&url, None, &Access::default())
+        .unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED);
     assert!(error.to_string().contains("README.md"), "{error}");
-    assert_eq!(std::fs::read(lab.work().join("README.md")).unwrap(), b"mine\n");
+    assert_eq!(
+        std::fs::read(lab.work().join("README.md")).unwrap(),
+        b"mine\n"
+    );
     std::fs::remove_file(lab.work().join("README.md")).unwrap();
     lab.checkout(&url);
 }
@@ -118,10 +157,18 @@ fn a_deleted_git_dir_comes_back_at_the_last_known_commit_and_files_stay() {
     write(lab.work(), "later", "not known\n");
     commit(lab.work(), "Not taken over");
     std::fs::remove_dir_all(lab.work().join(".git")).unwrap();
-    assert!(git::take_over(&lab.place).unwrap_err().to_string().contains("removed .git"));
+    assert!(
+        git::take_over(&lab.place)
+            .unwrap_err()
+            .to_string()
+            .contains("removed .git")
+    );
 
     let out = lab.checkout(&url);
-    assert_eq!((out.branch.as_deref(), out.initial_commit), (Some("feature"), Some(last)));
+    assert_eq!(
+        (out.branch.as_deref(), out.initial_commit),
+        (Some("feature"), Some(last))
+    );
     assert_eq!(git(lab.work(), &["status", "--porcelain"]), "?? later");
     git(lab.work(), &["rev-parse", "trunk"]);
     commit(lab.work(), "It goes on");
@@ -136,7 +183,9 @@ fn the_agents_objects_are_copies() {
     lab.checkout(&url);
     let inodes = |dir: std::path::PathBuf| {
         let files = std::fs::read_dir(dir).unwrap();
-        files.map(|f| f.unwrap().metadata().unwrap().ino()).collect::<Vec<_>>()
+        files
+            .map(|f| f.unwrap().metadata().unwrap().ino())
+            .collect::<Vec<_>>()
     };
     let ours = inodes(lab.place.trusted.join("repository.git/objects/pack"));
     let theirs = inodes(lab.work().join(".git/objects/pack"));
@@ -163,10 +212,22 @@ fn packed_and_detached_and_merged_work_is_taken_over() {
     git(lab.work(), &["switch", "-q", "--detach"]);
     let last = git(lab.work(), &["rev-parse", "HEAD"]);
     let head = git::take_over(&lab.place).unwrap();
-    assert_eq!(head, Head { branch: None, commit: Some(last.clone()) });
+    assert_eq!(
+        head,
+        Head {
+            branch: None,
+            commit: Some(last.clone())
+        }
+    );
     let changes = git::changes(&lab.place, &url, Some(&initial), &head).unwrap();
-    assert_eq!((changes.branch.as_str(), changes.commits, changes.files), ("HEAD", 3, 2));
-    git(&lab.place.trusted.join("repository.git"), &["fsck", "--strict"]);
+    assert_eq!(
+        (changes.branch.as_str(), changes.commits, changes.files),
+        ("HEAD", 3, 2)
+    );
+    git(
+        &lab.place.trusted.join("repository.git"),
+        &["fsck", "--strict"],
+    );
     // The branch a went and a/b came: the next take-over must not trip over our own refs.
     git(lab.work(), &["branch", "-q", "-D", "a/b"]);
     git(lab.work(), &["branch", "-q", "a"]);
