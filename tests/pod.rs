@@ -8,8 +8,13 @@
 #[path = "model/app/mod.rs"]
 #[allow(dead_code)]
 mod app;
+#[path = "pod/crashes.rs"]
+mod crashes;
+#[path = "pod/ends.rs"]
+mod ends;
+#[path = "pod/guards.rs"]
+mod guards;
 #[path = "pod/harness.rs"]
-#[allow(dead_code)]
 mod harness;
 #[path = "pod/server.rs"]
 mod server;

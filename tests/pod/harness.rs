@@ -9,8 +9,8 @@ use runledger::ids;
 use runledger::pod::{
     AgentAssignment, Assignment, ModelEndpoint, RepositoryAssignment, ServerEndpoint,
 };
-use runledger::wire::Termination;
-use serde_json::Value;
+use runledger::wire::{Termination, Tokens};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::app;
@@ -272,21 +272,11 @@ impl Pod {
 
     /// The agent's exit code, once it has ended; none if a signal ended it.
     pub(crate) async fn agent_exit(&mut self) -> Option<i32> {
-        exit(
-            self.agent.as_mut().unwrap(),
-            "the agent to exit",
-            &self.root,
-        )
-        .await
+        exit(self.agent.as_mut().unwrap(), "the agent to exit").await
     }
 
     pub(crate) async fn supervisor_exit(&mut self) -> Option<i32> {
-        exit(
-            self.supervisor.as_mut().unwrap(),
-            "the supervisor to exit",
-            &self.root,
-        )
-        .await
+        exit(self.supervisor.as_mut().unwrap(), "the supervisor to exit").await
     }
 
     pub(crate) fn is_agent_running(&mut self) -> bool {
@@ -313,8 +303,24 @@ impl Pod {
         (code, termination)
     }
 
+    /// What the CLI itself wrote down of the conversation, in HOME.
+    pub(crate) fn transcript(&self) -> Vec<Value> {
+        let projects = self.root.join("home/agent/.claude/projects");
+        let [project] = std::fs::read_dir(projects)
+            .unwrap()
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        let file = format!("{}.jsonl", self.assignment.session_id);
+        let text = std::fs::read_to_string(project.unwrap().path().join(file)).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
     pub(crate) fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.root.join(format!("{name}.log"))).unwrap_or_default()
+        let log = std::fs::read(self.root.join(format!("{name}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 }
 
@@ -338,7 +344,7 @@ fn term(child: Option<&Child>) {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
 }
 
-async fn exit(child: &mut Child, what: &str, _root: &Path) -> Option<i32> {
+async fn exit(child: &mut Child, what: &str) -> Option<i32> {
     let mut code = None;
     eventually(what, async || match child.try_wait().unwrap() {
         Some(status) => {
@@ -376,5 +382,14 @@ pub(crate) fn shell_cli(folder: &Path, script: &str) -> PathBuf {
 
 /// A header of a door's frame, for strangers.
 pub(crate) fn hello(nonce: &str) -> Value {
-    serde_json::json!({"frame": "hello", "nonce": nonce})
+    json!({"frame": "hello", "nonce": nonce})
+}
+
+/// The model's words for tokens in ours.
+pub(crate) fn tokens_of(usage: &Value) -> Tokens {
+    let ours = json!({
+        "input": usage["input"], "output": usage["output"],
+        "cacheRead": usage["cache_read"], "cacheCreation": usage["cache_creation"],
+    });
+    serde_json::from_value(ours).unwrap()
 }

@@ -1,10 +1,8 @@
 //! Runs that do their task, with the real CLI.
 
-use serde_json::{Value, json};
-
 use runledger::wire::{EventBody, MessageKind, Outcome, Role, Source, Tokens};
 
-use crate::harness::{Pod, World, claude};
+use crate::harness::{Pod, World, claude, tokens_of};
 
 const TWO_TURNS: &str = r#"
 turns:
@@ -40,7 +38,7 @@ async fn a_run_is_done_metered_told_and_sealed_before_the_agent_goes() {
     // Every token that the model says it sent, by kind; the refusal cost nothing.
     let sent = world.sent().await;
     let expected = sent.iter().fold(Tokens::default(), |sum, record| {
-        sum + serde_json::from_value(camel(&record["usage"])).unwrap()
+        sum + tokens_of(&record["usage"])
     });
     assert_eq!(termination.usage.tokens, expected);
     assert!(sent.iter().any(|record| record["status"] == 529));
@@ -124,12 +122,4 @@ async fn the_next_run_of_a_session_takes_it_up_and_costs_only_what_it_adds() {
         1,
         "the first run's journal is handed in and gone"
     );
-}
-
-/// The model's words for tokens in ours.
-fn camel(usage: &Value) -> Value {
-    json!({
-        "input": usage["input"], "output": usage["output"],
-        "cacheRead": usage["cache_read"], "cacheCreation": usage["cache_creation"],
-    })
 }
