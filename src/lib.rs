@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod controller;
 pub mod git;
 pub mod ids;
 pub mod install;
@@ -11,4 +12,5 @@ pub mod names;
 pub mod pod;
 pub mod server;
 pub mod supervise;
+pub mod uninstall;
 pub mod wire;

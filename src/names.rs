@@ -85,7 +85,7 @@ pub mod reasons {
     pub const MISSING_STORAGE_CLASS: &str = "MissingStorageClass";
     /// The repository's host does not answer; it is tried again.
     pub const REPOSITORY_UNREACHABLE: &str = "RepositoryUnreachable";
-    /// The API server or its admission refused the pod.
+    /// The API server, its admission or the node refused the pod.
     pub const POD_REFUSED: &str = "PodRefused";
 
     // A run that is at work.
@@ -113,6 +113,8 @@ pub mod reasons {
     pub const AGENT_CRASHED: &str = "AgentCrashed";
     /// The agent's container ran out of memory.
     pub const OUT_OF_MEMORY: &str = "OutOfMemory";
+    /// The pod used more of its volume than its own limits allow.
+    pub const OUT_OF_DISK: &str = "OutOfDisk";
     /// `limits.timeout` passed.
     pub const TIMEOUT: &str = "Timeout";
     /// The task was done, but the branch could not be pushed.

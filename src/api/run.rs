@@ -317,6 +317,13 @@ pub enum Phase {
     Killed,
 }
 
+impl Phase {
+    /// Nothing comes after it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Killed)
+    }
+}
+
 /// What became of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -354,6 +361,9 @@ pub struct WorkflowRunStatus {
     /// Name of the Workspace; absent where the volume is an emptyDir.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
+    /// Uid of the Workspace: the ledger's workspace_id.
+    #[serde(rename = "workspaceUID", skip_serializing_if = "Option::is_none")]
+    pub workspace_uid: Option<String>,
     /// When the agent first started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
@@ -379,6 +389,10 @@ pub struct WorkflowRunStatus {
     /// What changed, for people: `3 files +40 -2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<String>,
+    /// The transcript is missing in the ledger from this event of the last attempt on, until the
+    /// volume's next pod hands it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transcript_missing_from: Option<u64>,
     /// What the spec left open, as it was decided for this run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved: Option<Resolved>,
@@ -403,7 +417,9 @@ pub struct UsageStatus {
     pub cost_usd: Option<String>,
     /// The SDK's number of turns.
     pub turns: u32,
-    /// Requests whose end was not seen, and whose tokens are estimates.
+    /// Requests to the model.
+    pub requests: u32,
+    /// Those of them whose end was not seen, and whose tokens are estimates.
     #[serde(skip_serializing_if = "is_zero")]
     pub estimated_requests: u32,
 }

@@ -142,14 +142,13 @@ async fn authorize(
     headers: &HeaderMap,
     batch: Batched,
 ) -> Result<(), Refusal> {
-    let pod_run = match headers.get(POD_RUN_HEADER) {
-        None => None,
-        Some(value) => Some(
-            value
-                .to_str()
-                .map_err(|_| Refusal::Malformed(format!("{POD_RUN_HEADER} is not a run's name")))?,
-        ),
-    };
+    let pod_run =
+        match headers.get(POD_RUN_HEADER) {
+            None => None,
+            Some(value) => Some(value.to_str().map_err(|_| {
+                Refusal::Malformed(format!("{POD_RUN_HEADER} is not a run's name"))
+            })?),
+        };
     // Names go into the API server's paths.
     for name in std::iter::once(name).chain(pod_run) {
         if !is_object_name(name) {

@@ -1,0 +1,279 @@
+//! The controller: turns WorkflowRuns into pods, and what becomes of them into statuses and rows of
+//! the ledger. Level-triggered, and split by what may touch the world: `observe` reads, `validate`
+//! and `plan` decide (pure, with `end`, `trouble`, `status`, `record`, `pod`, `view`, `naming`),
+//! `apply` writes and makes no choices. `workspace` does the same for Workspaces.
+//!
+//! It leaves to others what goes on in a pod (`supervise`, `agent`) and what a row looks like
+//! (`ledger`).
+
+mod apply;
+pub mod config;
+mod context;
+mod end;
+mod error;
+mod health;
+mod index;
+mod lead;
+mod memory;
+mod mirror;
+mod naming;
+mod observe;
+mod plan;
+mod pod;
+mod record;
+mod sightings;
+mod status;
+mod sweep;
+mod trouble;
+mod validate;
+mod view;
+mod watches;
+mod workspace;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use kube::runtime::controller::{Action, Config as ControllerConfig, Error as LoopError, applier};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Client, ResourceExt as _};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use url::Url;
+
+use crate::api::{WorkflowRun, Workspace};
+use crate::ledger::Ledger;
+use crate::names::FIELD_MANAGER;
+use crate::server::certificate;
+
+use apply::Applied;
+use config::Config;
+use context::Context;
+pub use error::Error;
+use health::Counters;
+
+/// `runledger controller`: reconciles WorkflowRuns and Workspaces.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Runledger's own namespace: for its lease and its server's certificate.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "runledger-system")]
+    pub namespace: String,
+    /// Who this controller is among its replicas.
+    #[arg(long, env = "POD_NAME", default_value = "runledger-controller")]
+    pub identity: String,
+    /// Runledger's image, for the supervisor of each run's pod.
+    #[arg(long, env = "RUNLEDGER_IMAGE")]
+    pub image: String,
+    /// imagePullPolicy of that image, and of the default agent's.
+    #[arg(long)]
+    pub image_pull_policy: Option<String>,
+    /// Image of the agent, where a run names none.
+    #[arg(long)]
+    pub agent_image: String,
+    /// Secret with the model's key, where a run names none.
+    #[arg(long, default_value = "anthropic")]
+    pub agent_secret: String,
+    /// Model, where a run names none.
+    #[arg(long)]
+    pub agent_model: Option<String>,
+    /// Most turns, where a run sets none.
+    #[arg(long)]
+    pub agent_max_turns: Option<u32>,
+    /// Base URL of the model's Messages API.
+    #[arg(long, default_value = "https://api.anthropic.com")]
+    pub model_url: Url,
+    /// PEM file of CAs that the API's certificate may chain to, beside the public ones.
+    #[arg(long, value_name = "FILE")]
+    pub model_ca: Option<PathBuf>,
+    /// Base URL of Runledger's server, as pods reach it.
+    #[arg(long)]
+    pub server_url: Url,
+    /// Secret of Runledger's own namespace in which the server's certificate is kept.
+    #[arg(long, default_value = "runledger-server-tls")]
+    pub tls_secret: String,
+    /// Service that the certificate is for.
+    #[arg(long, default_value = "runledger-server")]
+    pub server_service: String,
+    /// The ledger's database.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    /// How many runs are looked at at once.
+    #[arg(long, default_value_t = 32)]
+    pub concurrency: u16,
+    /// How long the seal of a run waits until its events are in the ledger, in seconds.
+    #[arg(long, default_value_t = 600)]
+    pub flush_timeout: u64,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+}
+
+/// Runs until it is told to stop, or has lost its lease.
+pub async fn run(args: Args) -> Result<(), Error> {
+    // Fails only where one is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = configuration(&args)?;
+    let ledger = Arc::new(Ledger::connect(&args.database_url)?);
+    let client = Client::try_default()
+        .await
+        .map_err(|error| Error::Config(Box::new(error)))?;
+    let counters = Arc::new(Counters::default());
+    health::serve(args.listen, counters.clone()).await?;
+    let lease = lead::Lease::take(&client, &args.namespace, &args.identity).await?;
+    let Some(mut lease) = lease else {
+        return Ok(());
+    };
+    counters.leads.store(true, Ordering::Relaxed);
+    let (ca, server_ca) = watch::channel(None);
+    let certificate = certificate::keep(
+        client.clone(),
+        args.namespace.clone(),
+        args.tls_secret.clone(),
+        args.server_service.clone(),
+        ca,
+    );
+    let work = reconcile_all(&client, &args, config, ledger, counters, server_ca);
+    let result = tokio::select! {
+        never = certificate => match never {},
+        () = work => Err(Error::WatchEnded("everything")),
+        () = lease.lost() => Err(Error::LeaseLost),
+        () = lead::told_to_stop() => Ok(()),
+    };
+    lease.release().await;
+    result
+}
+
+fn configuration(args: &Args) -> Result<Config, Error> {
+    let model_ca = args.model_ca.as_deref().map(read).transpose()?;
+    Ok(Config {
+        image: args.image.clone(),
+        image_pull_policy: args.image_pull_policy.clone(),
+        agent_image: args.agent_image.clone(),
+        model_secret: args.agent_secret.clone(),
+        model: args.agent_model.clone(),
+        max_turns: args.agent_max_turns,
+        model_url: args.model_url.clone(),
+        model_ca,
+        server_url: args.server_url.clone(),
+        flush_timeout_seconds: args.flush_timeout,
+    })
+}
+
+fn read(path: &std::path::Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|error| Error::File(path.display().to_string(), error))
+}
+
+async fn reconcile_all(
+    client: &Client,
+    args: &Args,
+    config: Config,
+    ledger: Arc<Ledger>,
+    counters: Arc<Counters>,
+    server_ca: watch::Receiver<Option<String>>,
+) {
+    let (stores, triggers) = watches::start(client);
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.to_owned(),
+        instance: Some(args.identity.clone()),
+    };
+    let context = Arc::new(Context {
+        client: client.clone(),
+        config,
+        server_ca,
+        stores: stores.clone(),
+        written: context::WrittenObjects::default(),
+        setbacks: memory::Setbacks::default(),
+        mirror: mirror::Mirror::start(ledger),
+        recorder: Recorder::new(client.clone(), reporter),
+        counters,
+    });
+    let limit = ControllerConfig::default().concurrency(args.concurrency);
+    // The caches are filled and the bells rung by the watches; hence not `Controller`, which has its
+    // own of each.
+    let runs = applier(
+        |run, context| Box::pin(reconcile(run, context)),
+        on_error,
+        context.clone(),
+        stores.runs.clone(),
+        UnboundedReceiverStream::new(triggers.runs).map(Ok::<_, Infallible>),
+        limit.clone(),
+    )
+    .for_each(logged);
+    let workspaces = applier(
+        |workspace, context| Box::pin(workspace::reconcile(workspace, context)),
+        on_workspace_error,
+        context.clone(),
+        stores.workspaces.clone(),
+        UnboundedReceiverStream::new(triggers.workspaces).map(Ok::<_, Infallible>),
+        limit,
+    )
+    .for_each(logged);
+    tokio::join!(runs, workspaces, sweep::sweep(context.clone()));
+}
+
+/// Looks at one run, decides, and does it.
+async fn reconcile(cached: Arc<WorkflowRun>, context: Arc<Context>) -> Result<Action, Error> {
+    context.stores.ready().await?;
+    context.counters.reconciles.fetch_add(1, Ordering::Relaxed);
+    let uid = cached.uid().unwrap_or_default();
+    // A refused pod is known only once it was tried; the second plan says so.
+    for _ in 0..2 {
+        let observed = observe::observe(&context, cached.clone()).await?;
+        let now = Timestamp::now();
+        let run = observed.run.clone();
+        let plan = plan::plan(&observed, &context.config, now);
+        match apply::apply(&context, run, plan, now).await? {
+            Applied::Done(action) => {
+                context.setbacks.succeeded(&uid);
+                return Ok(action);
+            }
+            Applied::Refused => {}
+        }
+    }
+    Ok(Action::requeue(Duration::from_secs(1)))
+}
+
+fn on_error(run: Arc<WorkflowRun>, error: &Error, context: Arc<Context>) -> Action {
+    retry(&run.uid().unwrap_or_default(), error, &context)
+}
+
+fn on_workspace_error(workspace: Arc<Workspace>, error: &Error, context: Arc<Context>) -> Action {
+    retry(&workspace.uid().unwrap_or_default(), error, &context)
+}
+
+fn retry(uid: &str, error: &Error, context: &Context) -> Action {
+    if matches!(error, Error::Stale) {
+        return Action::requeue(Duration::from_millis(200));
+    }
+    context.counters.failures.fetch_add(1, Ordering::Relaxed);
+    Action::requeue(context.setbacks.failed(uid, Duration::from_secs(60)))
+}
+
+async fn logged<K, Q>(
+    result: Result<(kube::runtime::reflector::ObjectRef<K>, Action), LoopError<Error, Q>>,
+) where
+    K: kube::runtime::reflector::Lookup<DynamicType = ()>,
+    Q: std::error::Error + 'static,
+{
+    match result {
+        Ok(_)
+        | Err(LoopError::ObjectNotFound(_))
+        | Err(LoopError::ReconcilerFailed(Error::Stale, _)) => {}
+        Err(LoopError::ReconcilerFailed(error, object)) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(%object, error, "a reconciliation failed and is tried again");
+        }
+        Err(error) => tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "reconciling goes on"
+        ),
+    }
+}

@@ -1,0 +1,700 @@
+//! What is to be done about a run, decided from what was observed: the lifecycle of a run is this
+//! page. Pure and total: every state has an answer, and the answer to a state in which nothing has
+//! changed is nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::WorkflowRun;
+use crate::api::run::{DesiredState, Phase, WorkflowRunStatus};
+use crate::ledger::records::RunRecord;
+use crate::names::{annotations, finalizers, reasons};
+use crate::wire::Outcome;
+
+use super::config::Config;
+use super::end::{self, End, Stop, Verdict};
+use super::trouble::{self, ClaimView, Sighting, Waiting};
+use super::validate::{self, Resolved, WorkspaceWanted};
+use super::view::PodView;
+use super::{naming, record, status};
+
+/// Infrastructure may take a run's pod away this often.
+const MAX_LOSSES: u32 = 5;
+/// What is merely under way is not worth a write before.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// What was observed of a run, with nothing left to look up.
+#[derive(Clone, Debug)]
+pub(super) struct Observed {
+    /// The run, as new as anyone here has seen it.
+    pub run: Arc<WorkflowRun>,
+    /// The pod of the current attempt (the first, where there was none yet).
+    pub pod: CurrentPod,
+    /// Pods of earlier attempts that are still there.
+    pub leftovers: Vec<PodView>,
+    /// Events about the current pod.
+    pub sightings: Vec<Sighting>,
+    /// The run's Workspace, should it be there.
+    pub workspace: Option<WorkspaceView>,
+    /// The Workspace's claim, should it be there.
+    pub claim: Option<ClaimView>,
+    /// That the API server would not take the pod, should that be so.
+    pub refusal: Option<Refusal>,
+    /// The CA of Runledger's server, once there is one.
+    pub server_ca: Option<Arc<str>>,
+}
+
+/// The pod of the current attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum CurrentPod {
+    /// There was none yet.
+    None,
+    /// There was one, and the API server has been asked: it is there no more.
+    Gone,
+    /// It is there.
+    There(Box<PodView>),
+    /// A pod of its name is there, and it isn't ours.
+    Foreign(String),
+}
+
+/// What of a Workspace a run looks at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct WorkspaceView {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Uid of the run that may use it.
+    pub holder: Option<String>,
+    /// Name of that run.
+    pub holder_name: Option<String>,
+    /// Its claim's name.
+    pub claim_name: Option<String>,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// Size of its volume.
+    pub size: String,
+    /// StorageClass of its volume.
+    pub storage_class_name: Option<String>,
+}
+
+/// The API server's answer to a pod that it would not take.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Refusal {
+    /// Its words.
+    pub message: String,
+    /// The pod as such is wrong, so that no waiting helps.
+    pub for_good: bool,
+    /// When to try again.
+    pub again: Timestamp,
+}
+
+/// What is to be done, in the order of its fields. Where one fails, the rest is left for the next
+/// time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    /// Put our finalizer on the run.
+    pub protect: bool,
+    /// Ask the API server first whether this run is still the newest: what follows could not be
+    /// taken back.
+    pub verify: bool,
+    /// Make the Workspace.
+    pub workspace: Option<WorkspaceWanted>,
+    /// Make the pod of the attempt, and enter its uid into `status`.
+    pub pod: Option<NewPod>,
+    /// Write the row of the ledger.
+    pub ledger: Ledger,
+    /// Write the status.
+    pub status: Option<Box<WorkflowRunStatus>>,
+    /// Write this status instead, should the ledger not have taken the final row.
+    pub status_unrecorded: Option<Box<WorkflowRunStatus>>,
+    /// Tell it as an Event.
+    pub event: Option<Note>,
+    /// Take our finalizer off these pods.
+    pub release: Vec<PodRef>,
+    /// Delete these pods.
+    pub delete: Vec<PodRef>,
+    /// Take our finalizer off the run.
+    pub unprotect: Unprotect,
+    /// When to look again, should nothing happen before.
+    pub again: Again,
+}
+
+/// A pod to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct NewPod {
+    /// Its attempt.
+    pub attempt: u32,
+    /// The run, as it is to be carried out.
+    pub resolved: Box<Resolved>,
+    /// The claim of its volume; an emptyDir where absent.
+    pub claim: Option<String>,
+}
+
+/// What is to be written into the ledger.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Ledger {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// This, when there is time for it.
+    Later(Box<RunRecord>),
+    /// This, before anything else goes on.
+    Final(Box<RunRecord>),
+}
+
+/// Whether our finalizer comes off the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Unprotect {
+    /// It stays.
+    #[default]
+    No,
+    /// Once `ledger` is written.
+    WhenRecorded,
+    /// Whatever the ledger says.
+    Now,
+}
+
+/// When to look again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Again {
+    /// When something changes.
+    #[default]
+    OnChange,
+    /// After that time.
+    After(Duration),
+}
+
+/// An Event for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    /// Something is wrong.
+    pub warning: bool,
+    /// One of [`reasons`].
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// A pod, exactly that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodRef {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+impl From<&PodView> for PodRef {
+    fn from(pod: &PodView) -> Self {
+        Self {
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        }
+    }
+}
+
+/// The number of the current attempt.
+pub(super) fn current_attempt(run: &WorkflowRun) -> u32 {
+    run.status
+        .as_ref()
+        .and_then(|status| status.attempt)
+        .unwrap_or(1)
+        .max(1)
+}
+
+/// Why the run is to end though its agent has not, should that be so.
+pub(super) fn stop(run: &WorkflowRun) -> Option<Stop> {
+    if run.spec.desired_state == DesiredState::Killed {
+        Some(Stop::Killed)
+    } else if run.metadata.deletion_timestamp.is_some() {
+        Some(Stop::Deleted)
+    } else {
+        None
+    }
+}
+
+/// Decides.
+pub(super) fn plan(observed: &Observed, config: &Config, now: Timestamp) -> Plan {
+    let run = observed.run.as_ref();
+    if run
+        .status
+        .as_ref()
+        .is_some_and(|status| status.phase.is_final())
+    {
+        return finished(observed, now);
+    }
+    let mut plan = match (&observed.pod, stop(run)) {
+        (CurrentPod::There(pod), stop) if pod.has_ended() => ended(observed, pod, stop, now),
+        (CurrentPod::There(pod), Some(_)) => Plan {
+            delete: (!pod.deleting)
+                .then(|| PodRef::from(pod.as_ref()))
+                .into_iter()
+                .collect(),
+            ..Plan::default()
+        },
+        (CurrentPod::There(pod), None) => at_work(observed, pod, config, now),
+        (CurrentPod::Gone | CurrentPod::None | CurrentPod::Foreign(_), Some(stop)) => {
+            if observed.leftovers.is_empty() {
+                over(observed, &killed(stop), None, now)
+            } else {
+                cleared(&observed.leftovers)
+            }
+        }
+        (CurrentPod::Gone, None) => lost(observed, None, "its pod vanished", None, now),
+        (CurrentPod::None | CurrentPod::Foreign(_), None) => to_be_made(observed, config, now),
+    };
+    // A run that is being deleted takes no new finalizers.
+    plan.protect = !holds(run) && run.metadata.deletion_timestamp.is_none();
+    plan
+}
+
+fn holds(run: &WorkflowRun) -> bool {
+    run.metadata
+        .finalizers
+        .as_ref()
+        .is_some_and(|all| all.iter().any(|one| one == finalizers::RUN))
+}
+
+fn killed(stop: Stop) -> Verdict {
+    Verdict {
+        phase: Phase::Killed,
+        reason: stop.reason().to_owned(),
+        message: stop.message().to_owned(),
+        termination: None,
+    }
+}
+
+/// The run is over; its pods, its row and its finalizers are left to be cleared.
+fn finished(observed: &Observed, now: Timestamp) -> Plan {
+    let run = observed.run.as_ref();
+    let current = match &observed.pod {
+        CurrentPod::There(pod) => Some(pod.as_ref()),
+        _ => None,
+    };
+    let pods: Vec<&PodView> = current.into_iter().chain(&observed.leftovers).collect();
+    let mut plan = Plan {
+        release: pods
+            .iter()
+            .filter(|pod| pod.held)
+            .map(|pod| PodRef::from(*pod))
+            .collect(),
+        delete: pods
+            .iter()
+            .filter(|pod| !pod.deleting)
+            .map(|pod| PodRef::from(*pod))
+            .collect(),
+        ..Plan::default()
+    };
+    let current = status::current(run);
+    let skips = run.metadata.deletion_timestamp.is_some()
+        && run
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotations::SKIP_LEDGER))
+            .is_some_and(|value| value == "true");
+    if status::is_recorded(&current) || skips {
+        plan.unprotect = if holds(run) {
+            Unprotect::Now
+        } else {
+            Unprotect::No
+        };
+    } else if let Some(row) = record::of(run, &current) {
+        plan.ledger = Ledger::Final(Box::new(row));
+        plan.status = Some(Box::new(status::recorded(run, now)));
+        plan.unprotect = if holds(run) {
+            Unprotect::WhenRecorded
+        } else {
+            Unprotect::No
+        };
+    }
+    plan
+}
+
+/// Ends the run: the row first, then the status, then everything lets go.
+fn over(observed: &Observed, verdict: &Verdict, pod: Option<&PodView>, now: Timestamp) -> Plan {
+    let run = observed.run.as_ref();
+    let new = status::ended(run, verdict, pod, true, now);
+    let pods: Vec<&PodView> = pod.into_iter().chain(&observed.leftovers).collect();
+    let ledger = record::of(run, &new).map_or(Ledger::Nothing, |row| Ledger::Final(Box::new(row)));
+    Plan {
+        // The ledger takes no end back; without the supervisor's word it rests on the cache alone.
+        verify: verdict.termination.is_none(),
+        ledger,
+        status: Some(Box::new(new)),
+        status_unrecorded: Some(Box::new(status::ended(run, verdict, pod, false, now))),
+        event: Some(Note {
+            warning: verdict.phase == Phase::Failed,
+            reason: verdict.reason.clone(),
+            message: verdict.message.clone(),
+        }),
+        release: pods
+            .iter()
+            .filter(|pod| pod.held)
+            .map(|pod| PodRef::from(*pod))
+            .collect(),
+        delete: pods
+            .iter()
+            .filter(|pod| !pod.deleting)
+            .map(|pod| PodRef::from(*pod))
+            .collect(),
+        unprotect: Unprotect::WhenRecorded,
+        ..Plan::default()
+    }
+}
+
+fn ended(observed: &Observed, pod: &PodView, stop: Option<Stop>, now: Timestamp) -> Plan {
+    match end::read(pod, stop) {
+        End::Over(verdict) => over(observed, &verdict, Some(pod), now),
+        End::Lost { why, termination } => lost(observed, Some(pod), &why, termination, now),
+    }
+}
+
+/// The pod was taken away; the next attempt goes on, unless that has happened too often.
+fn lost(
+    observed: &Observed,
+    pod: Option<&PodView>,
+    why: &str,
+    termination: Option<Box<crate::wire::Termination>>,
+    now: Timestamp,
+) -> Plan {
+    let run = observed.run.as_ref();
+    let attempt = current_attempt(run);
+    if attempt > MAX_LOSSES {
+        let verdict = Verdict {
+            phase: Phase::Failed,
+            reason: reasons::LOST_TOO_OFTEN.to_owned(),
+            message: format!("The run's pod was lost {attempt} times, at last because {why}."),
+            termination,
+        };
+        return over(observed, &verdict, pod, now);
+    }
+    let new = status::recovering(run, pod, why, termination.as_deref(), now);
+    Plan {
+        ledger: later(run, &new),
+        event: note(run, &new, true),
+        status: Some(Box::new(new)),
+        release: pod
+            .filter(|pod| pod.held)
+            .map(PodRef::from)
+            .into_iter()
+            .collect(),
+        delete: pod
+            .filter(|pod| !pod.deleting)
+            .map(PodRef::from)
+            .into_iter()
+            .collect(),
+        again: Again::After(Duration::ZERO),
+        ..Plan::default()
+    }
+}
+
+/// The pod lives, and nobody wants it to end.
+fn at_work(observed: &Observed, pod: &PodView, config: &Config, now: Timestamp) -> Plan {
+    let run = observed.run.as_ref();
+    let current = status::current(run);
+    let resolved = match validate::resolve(run, config) {
+        Ok(resolved) => resolved,
+        Err(errors) => return over(observed, &invalid(&errors), Some(pod), now),
+    };
+    // Its uid is not in the status: the controller was stopped between the two writes.
+    if current.pod_uid.as_deref() != Some(&pod.uid) {
+        let mut new = attempted(observed, &resolved, pod.attempt, now);
+        new.pod_uid = Some(pod.uid.clone());
+        return Plan {
+            ledger: later(run, &new),
+            status: Some(Box::new(new)),
+            again: Again::After(Duration::ZERO),
+            ..Plan::default()
+        };
+    }
+    if let Some(started) = pod.agent_started() {
+        if pod.agent.running.is_none() {
+            // The agent has ended, and its supervisor soon will.
+            return Plan::default();
+        }
+        let is_said = current.phase == Phase::Running
+            && current.reason.as_deref() == Some(reasons::AGENT_RUNNING);
+        if is_said {
+            return Plan::default();
+        }
+        let new = status::running(run, started, now);
+        let event = (current.start_time.is_none()).then(|| Note {
+            warning: false,
+            reason: "Started".to_owned(),
+            message: format!("The agent works in pod {}.", pod.name),
+        });
+        return Plan {
+            ledger: later(run, &new),
+            status: Some(Box::new(new)),
+            event,
+            ..Plan::default()
+        };
+    }
+    if let Some(termination) = end::checkout(pod).filter(|t| t.outcome == Outcome::Failed) {
+        let verdict = Verdict {
+            phase: Phase::Failed,
+            reason: termination.reason.clone(),
+            message: termination.message.clone(),
+            termination: Some(Box::new(termination)),
+        };
+        return over(observed, &verdict, Some(pod), now);
+    }
+    let waiting = trouble::read(pod, observed.claim.as_ref(), &observed.sightings, &resolved);
+    waits(run, waiting, now)
+}
+
+/// There is no pod for the attempt yet.
+fn to_be_made(observed: &Observed, config: &Config, now: Timestamp) -> Plan {
+    let run = observed.run.as_ref();
+    let resolved = match validate::resolve(run, config) {
+        Ok(resolved) => resolved,
+        Err(errors) => return over(observed, &invalid(&errors), None, now),
+    };
+    if !observed.leftovers.is_empty() {
+        return cleared(&observed.leftovers);
+    }
+    let claim = match (&resolved.workspace, &observed.workspace) {
+        (None, _) => None,
+        (Some(wanted), None) => {
+            return Plan {
+                workspace: Some(wanted.clone()),
+                ..Plan::default()
+            };
+        }
+        (Some(wanted), Some(workspace)) => {
+            let holds = workspace.holder.is_some()
+                && workspace.holder.as_deref() == run.metadata.uid.as_deref();
+            match workspace
+                .claim_name
+                .as_ref()
+                .filter(|_| holds && !workspace.deleting)
+            {
+                Some(claim) => Some(claim.clone()),
+                None => return waits(run, queued(run, wanted, workspace), now),
+            }
+        }
+    };
+    if let CurrentPod::Foreign(name) = &observed.pod {
+        let message =
+            format!("A pod named {name} is in the way that is not this run's; delete it.");
+        return Plan {
+            again: Again::After(Duration::from_secs(10)),
+            ..waits(run, refused(message), now)
+        };
+    }
+    if let Some(refusal) = &observed.refusal {
+        if refusal.for_good {
+            return over(
+                observed,
+                &invalid(std::slice::from_ref(&refusal.message)),
+                None,
+                now,
+            );
+        }
+        let left = refusal.again.duration_since(now);
+        if left > SignedDuration::ZERO {
+            let message = format!(
+                "The pod was refused, and is tried again: {}",
+                refusal.message
+            );
+            return Plan {
+                again: after(left),
+                ..waits(run, refused(message), now)
+            };
+        }
+    }
+    if observed.server_ca.is_none() {
+        let waiting = Waiting {
+            reason: reasons::ACCEPTED.to_owned(),
+            message: "Runledger's server has no certificate yet.".to_owned(),
+            problem: false,
+            since: run.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        };
+        return Plan {
+            again: Again::After(Duration::from_secs(1)),
+            ..waits(run, waiting, now)
+        };
+    }
+    let attempt = current_attempt(run);
+    let new = attempted(observed, &resolved, attempt, now);
+    Plan {
+        verify: true,
+        pod: Some(NewPod {
+            attempt,
+            resolved: Box::new(resolved),
+            claim,
+        }),
+        ledger: later(run, &new),
+        status: Some(Box::new(new)),
+        ..Plan::default()
+    }
+}
+
+fn attempted(
+    observed: &Observed,
+    resolved: &Resolved,
+    attempt: u32,
+    now: Timestamp,
+) -> WorkflowRunStatus {
+    let run = observed.run.as_ref();
+    let workspace = observed.workspace.as_ref();
+    let note = workspace
+        .zip(resolved.workspace.as_ref())
+        .and_then(|(is, wanted)| {
+            let class =
+                |class: &Option<String>| class.clone().unwrap_or_else(|| "the default".to_owned());
+            let same_class = wanted.storage_class_name.is_none()
+                || wanted.storage_class_name == is.storage_class_name;
+            (is.size != wanted.size || !same_class).then(|| {
+                format!(
+                    "Workspace {} stays as it was made: size {}, StorageClass {}.",
+                    wanted.name,
+                    is.size,
+                    class(&is.storage_class_name)
+                )
+            })
+        });
+    status::attempted(
+        run,
+        resolved,
+        attempt,
+        &naming::pod(&resolved.name, attempt),
+        workspace.map(|workspace| workspace.uid.as_str()),
+        note.as_deref(),
+        now,
+    )
+}
+
+/// Pods of earlier attempts go before anything new comes.
+fn cleared(leftovers: &[PodView]) -> Plan {
+    let done = |pod: &&PodView| pod.has_ended();
+    Plan {
+        release: leftovers
+            .iter()
+            .filter(done)
+            .filter(|pod| pod.held)
+            .map(PodRef::from)
+            .collect(),
+        delete: leftovers
+            .iter()
+            .filter(|pod| !pod.deleting)
+            .map(PodRef::from)
+            .collect(),
+        ..Plan::default()
+    }
+}
+
+fn queued(run: &WorkflowRun, wanted: &WorkspaceWanted, workspace: &WorkspaceView) -> Waiting {
+    let name = &wanted.name;
+    let mine = workspace.holder.as_deref() == run.metadata.uid.as_deref();
+    let (message, problem) = match &workspace.holder_name {
+        _ if workspace.deleting => (format!("Workspace {name} is being deleted."), true),
+        Some(holder) if !mine => (
+            format!("Workspace {name} is held by run {holder}; this run waits its turn."),
+            true,
+        ),
+        _ => (format!("Workspace {name} is being prepared."), false),
+    };
+    Waiting {
+        reason: reasons::WORKSPACE.to_owned(),
+        message,
+        problem,
+        since: run.metadata.creation_timestamp.as_ref().map(|time| time.0),
+    }
+}
+
+fn refused(message: String) -> Waiting {
+    Waiting {
+        reason: reasons::POD_REFUSED.to_owned(),
+        message,
+        problem: true,
+        since: None,
+    }
+}
+
+fn invalid(errors: &[String]) -> Verdict {
+    Verdict {
+        phase: Phase::Failed,
+        reason: reasons::INVALID_SPEC.to_owned(),
+        message: end::sentence(&errors.join("; ")),
+        termination: None,
+    }
+}
+
+/// Says what the run waits for: problems at once, and what is under way when it takes its time.
+fn waits(run: &WorkflowRun, waiting: Waiting, now: Timestamp) -> Plan {
+    let current = status::current(run);
+    if current.reason.as_deref() == Some(&waiting.reason)
+        && current.message.as_deref() == Some(&waiting.message)
+    {
+        return Plan::default();
+    }
+    let was_problem = current.reason.is_some() && is_stale(&current);
+    if !waiting.problem && current.phase == Phase::Running {
+        // It is being recovered, and says so.
+        if !was_problem {
+            return Plan::default();
+        }
+        let message = format!("Attempt {} is on its way.", current_attempt(run));
+        let new = status::pending(run, reasons::RECOVERING, &message, now);
+        return Plan {
+            ledger: later(run, &new),
+            status: Some(Box::new(new)),
+            ..Plan::default()
+        };
+    }
+    if !waiting.problem && !was_problem {
+        let left = waiting
+            .since
+            .map_or(PATIENCE, |since| PATIENCE - now.duration_since(since));
+        if left > SignedDuration::ZERO {
+            return Plan {
+                again: after(left),
+                ..Plan::default()
+            };
+        }
+    }
+    let new = status::pending(run, &waiting.reason, &waiting.message, now);
+    let event = waiting.problem.then(|| note(run, &new, true)).flatten();
+    Plan {
+        ledger: later(run, &new),
+        status: Some(Box::new(new)),
+        event,
+        ..Plan::default()
+    }
+}
+
+/// The status speaks of trouble that has passed: that is cleared at once.
+fn is_stale(current: &WorkflowRunStatus) -> bool {
+    !matches!(
+        current.reason.as_deref(),
+        Some(
+            reasons::SCHEDULING
+                | reasons::ACCEPTED
+                | reasons::RECOVERING
+                | reasons::AGENT_RUNNING
+                | reasons::CHECKOUT
+                | reasons::WORKSPACE
+        )
+    )
+}
+
+fn later(run: &WorkflowRun, new: &WorkflowRunStatus) -> Ledger {
+    record::of(run, new).map_or(Ledger::Nothing, |row| Ledger::Later(Box::new(row)))
+}
+
+fn note(run: &WorkflowRun, new: &WorkflowRunStatus, warning: bool) -> Option<Note> {
+    let old = status::current(run);
+    (old.reason != new.reason).then(|| Note {
+        warning,
+        reason: new.reason.clone().unwrap_or_default(),
+        message: new.message.clone().unwrap_or_default(),
+    })
+}
+
+fn after(left: SignedDuration) -> Again {
+    // A little later than that, so that it is over by then.
+    Again::After(left.unsigned_abs() + Duration::from_millis(50))
+}

@@ -1,0 +1,432 @@
+//! Builds a run's pod. Pure: everything in it follows from the run and the configuration, so that
+//! the same attempt made twice is the same pod.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
+    EmptyDirVolumeSource, EnvVar, HTTPGetAction, KeyToPath, ObjectFieldSelector,
+    PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, Probe,
+    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
+    SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Resource as _;
+
+use crate::api::WorkflowRun;
+use crate::names::{TOKEN_AUDIENCE, annotations, finalizers, labels};
+use crate::pod::{Assignment, ModelEndpoint, ServerEndpoint, containers, paths, ports};
+
+use super::config::Config;
+use super::naming;
+use super::validate::{Resolved, Task};
+
+/// The one user of both containers.
+const USER: i64 = 1000;
+/// Longest time between the ends of a run's containers and SIGKILL.
+const GRACE_SECONDS: i64 = 60;
+/// Where `install` sees the folder that the agent has at [`paths::BIN`]; in Runledger's own image,
+/// that path is the binary itself.
+const INSTALL_TO: &str = "/install";
+/// How long a checkout may take.
+const CHECKOUT_SECONDS: u64 = 3600;
+
+/// Why there is no pod.
+#[derive(Debug, thiserror::Error)]
+#[error("the assignment can't be written as JSON")]
+pub struct Error(#[from] serde_json::Error);
+
+/// The pod of that attempt.
+pub(super) fn build(
+    run: &WorkflowRun,
+    resolved: &Resolved,
+    attempt: u32,
+    claim: Option<&str>,
+    server_ca: &str,
+    config: &Config,
+) -> Result<Pod, Error> {
+    let assignment = serde_json::to_string(&assignment(resolved, attempt, server_ca, config))?;
+    let mut pod_labels = resolved.labels.clone();
+    pod_labels.extend(
+        [
+            (labels::MANAGED_BY, labels::MANAGED_BY_VALUE.to_owned()),
+            (labels::RUN, naming::label(&resolved.name)),
+            (labels::RUN_UID, resolved.run_id.to_string()),
+            (labels::ATTEMPT, attempt.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    let mut pod_annotations = resolved.annotations.clone();
+    pod_annotations.insert(annotations::ASSIGNMENT.to_owned(), assignment);
+    if let Task::Inline(task) = &resolved.task {
+        pod_annotations.insert(annotations::TASK.to_owned(), task.clone());
+    }
+    Ok(Pod {
+        metadata: ObjectMeta {
+            name: Some(naming::pod(&resolved.name, attempt)),
+            namespace: Some(resolved.namespace.clone()),
+            labels: Some(pod_labels),
+            annotations: Some(pod_annotations),
+            finalizers: Some(vec![finalizers::POD.to_owned()]),
+            owner_references: Some(vec![owner(run)]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec(resolved, claim, config)),
+        status: None,
+    })
+}
+
+fn owner(run: &WorkflowRun) -> OwnerReference {
+    OwnerReference {
+        api_version: WorkflowRun::api_version(&()).into_owned(),
+        kind: WorkflowRun::kind(&()).into_owned(),
+        name: run.metadata.name.clone().unwrap_or_default(),
+        uid: run.metadata.uid.clone().unwrap_or_default(),
+        // `kubectl drain` asks for a controller, or refuses to evict.
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+fn assignment(resolved: &Resolved, attempt: u32, server_ca: &str, config: &Config) -> Assignment {
+    Assignment {
+        run_id: resolved.run_id,
+        namespace: resolved.namespace.clone(),
+        name: resolved.name.clone(),
+        attempt,
+        workflow_name: resolved.workflow_name.clone(),
+        session_id: resolved.session_id,
+        session_name: resolved.session_name.clone(),
+        persistent: resolved.workspace.is_some(),
+        repository: resolved.repository.clone(),
+        agent: resolved.agent.clone(),
+        timeout_seconds: resolved.timeout_seconds,
+        model: ModelEndpoint {
+            url: config.model_url.clone(),
+            ca: config.model_ca.clone(),
+        },
+        server: ServerEndpoint {
+            url: config.server_url.clone(),
+            ca: server_ca.to_owned(),
+        },
+        flush_timeout_seconds: config.flush_timeout_seconds,
+    }
+}
+
+fn spec(resolved: &Resolved, claim: Option<&str>, config: &Config) -> PodSpec {
+    let deadline = resolved.timeout_seconds.map(|timeout| {
+        let slack = CHECKOUT_SECONDS + config.flush_timeout_seconds + GRACE_SECONDS.unsigned_abs();
+        i64::try_from(timeout.saturating_add(slack)).unwrap_or(i64::MAX)
+    });
+    PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        share_process_namespace: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        active_deadline_seconds: deadline,
+        security_context: Some(PodSecurityContext {
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            run_as_non_root: Some(true),
+            fs_group: Some(USER),
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        node_selector: (!resolved.node_selector.is_empty()).then(|| resolved.node_selector.clone()),
+        tolerations: (!resolved.tolerations.is_empty()).then(|| resolved.tolerations.clone()),
+        runtime_class_name: resolved.runtime_class_name.clone(),
+        image_pull_secrets: (!resolved.image_pull_secrets.is_empty())
+            .then(|| resolved.image_pull_secrets.clone()),
+        init_containers: Some(vec![install(config), supervisor(resolved, config)]),
+        containers: vec![agent(resolved, config)],
+        volumes: Some(volumes(resolved, claim)),
+        ..PodSpec::default()
+    }
+}
+
+fn install(config: &Config) -> Container {
+    Container {
+        name: containers::INSTALL.to_owned(),
+        image: Some(config.image.clone()),
+        image_pull_policy: config.image_pull_policy.clone(),
+        args: Some(vec!["install".to_owned(), INSTALL_TO.to_owned()]),
+        security_context: Some(restricted()),
+        resources: Some(resources(
+            &[("cpu", "20m"), ("memory", "32Mi")],
+            &[("memory", "128Mi")],
+        )),
+        volume_mounts: Some(vec![mount("bin", INSTALL_TO)]),
+        ..Container::default()
+    }
+}
+
+fn supervisor(resolved: &Resolved, config: &Config) -> Container {
+    let mut mounts = vec![
+        sub_path("workspace", "work", paths::WORK),
+        sub_path("workspace", "state", paths::STATE),
+        mount("door", paths::DOOR),
+        mount("supervisor-tmp", "/tmp"),
+        read_only("assignment", parent(paths::ASSIGNMENT)),
+        read_only("model", paths::MODEL_SECRET),
+        read_only("token", parent(paths::TOKEN)),
+    ];
+    if resolved.repository_secret.is_some() {
+        mounts.push(read_only("git", paths::GIT_SECRET));
+    }
+    if matches!(resolved.task, Task::ConfigMap { .. }) {
+        mounts.push(read_only("task", parent(paths::TASK_FROM)));
+    }
+    Container {
+        name: containers::SUPERVISOR.to_owned(),
+        image: Some(config.image.clone()),
+        image_pull_policy: config.image_pull_policy.clone(),
+        args: Some(vec!["supervise".to_owned()]),
+        restart_policy: Some("Always".to_owned()),
+        security_context: Some(restricted()),
+        resources: Some(resources(
+            &[("cpu", "50m"), ("memory", "64Mi")],
+            &[("memory", "1Gi")],
+        )),
+        termination_message_path: Some(paths::TERMINATION.to_owned()),
+        startup_probe: Some(Probe {
+            http_get: Some(HTTPGetAction {
+                path: Some("/started".to_owned()),
+                port: IntOrString::Int(i32::from(ports::STARTED)),
+                ..HTTPGetAction::default()
+            }),
+            period_seconds: Some(1),
+            timeout_seconds: Some(1),
+            failure_threshold: Some(i32::try_from(CHECKOUT_SECONDS).unwrap_or(i32::MAX)),
+            ..Probe::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    }
+}
+
+fn agent(resolved: &Resolved, config: &Config) -> Container {
+    let pull_policy = config.image_pull_policy.clone();
+    Container {
+        name: containers::AGENT.to_owned(),
+        image: Some(resolved.image.clone()),
+        image_pull_policy: pull_policy.filter(|_| resolved.image == config.agent_image),
+        command: Some(vec![
+            format!("{}/runledger", paths::BIN),
+            "agent".to_owned(),
+        ]),
+        working_dir: Some(paths::WORK.to_owned()),
+        env: Some(vec![EnvVar {
+            name: "HOME".to_owned(),
+            value: Some(paths::HOME.to_owned()),
+            value_from: None,
+        }]),
+        security_context: Some(restricted()),
+        resources: resolved.resources.clone(),
+        volume_mounts: Some(vec![
+            sub_path("workspace", "work", paths::WORK),
+            sub_path(
+                "workspace",
+                &format!("home/{}", resolved.session_id),
+                paths::HOME,
+            ),
+            mount("door", paths::DOOR),
+            read_only("bin", paths::BIN),
+            mount("agent-tmp", "/tmp"),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
+        ..SecurityContext::default()
+    }
+}
+
+fn resources(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> ResourceRequirements {
+    let map = |entries: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
+        entries
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), Quantity((*value).to_owned())))
+            .collect()
+    };
+    ResourceRequirements {
+        requests: Some(map(requests)),
+        limits: Some(map(limits)),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn volumes(resolved: &Resolved, claim: Option<&str>) -> Vec<Volume> {
+    let mut volumes = vec![
+        workspace(resolved, claim),
+        empty("bin", None, None),
+        empty("door", Some("Memory"), Some("1Mi")),
+        empty("supervisor-tmp", None, None),
+        empty("agent-tmp", None, None),
+        assignment_volume(resolved),
+        model_volume(resolved),
+        token_volume(),
+    ];
+    if let Some(secret) = &resolved.repository_secret {
+        volumes.push(Volume {
+            name: "git".to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.clone()),
+                default_mode: Some(0o440),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+    }
+    if let Task::ConfigMap { name, key } = &resolved.task {
+        volumes.push(Volume {
+            name: "task".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: name.clone(),
+                items: Some(vec![item(key, "task")]),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+    }
+    volumes
+}
+
+fn workspace(resolved: &Resolved, claim: Option<&str>) -> Volume {
+    match claim {
+        Some(claim) => Volume {
+            name: "workspace".to_owned(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim.to_owned(),
+                read_only: None,
+            }),
+            ..Volume::default()
+        },
+        None => empty("workspace", None, Some(&resolved.size)),
+    }
+}
+
+fn assignment_volume(resolved: &Resolved) -> Volume {
+    let file = |path: &str, annotation: &str| DownwardAPIVolumeFile {
+        path: path.to_owned(),
+        field_ref: Some(ObjectFieldSelector {
+            api_version: None,
+            field_path: format!("metadata.annotations['{annotation}']"),
+        }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let mut items = vec![file("assignment", annotations::ASSIGNMENT)];
+    if matches!(resolved.task, Task::Inline(_)) {
+        items.push(file("task", annotations::TASK));
+    }
+    Volume {
+        name: "assignment".to_owned(),
+        downward_api: Some(DownwardAPIVolumeSource {
+            items: Some(items),
+            default_mode: None,
+        }),
+        ..Volume::default()
+    }
+}
+
+/// The key is asked for by name, so that the kubelet says when it is missing; `hosts` may be.
+fn model_volume(resolved: &Resolved) -> Volume {
+    let secret = |key: &str, optional: bool| VolumeProjection {
+        secret: Some(SecretProjection {
+            name: resolved.model_secret.clone(),
+            items: Some(vec![item(key, key)]),
+            optional: Some(optional),
+        }),
+        ..VolumeProjection::default()
+    };
+    Volume {
+        name: "model".to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(0o440),
+            sources: Some(vec![
+                secret("ANTHROPIC_API_KEY", false),
+                secret("hosts", true),
+            ]),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn token_volume() -> Volume {
+    Volume {
+        name: "token".to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(0o440),
+            sources: Some(vec![VolumeProjection {
+                service_account_token: Some(ServiceAccountTokenProjection {
+                    audience: Some(TOKEN_AUDIENCE.to_owned()),
+                    expiration_seconds: Some(3600),
+                    path: "token".to_owned(),
+                }),
+                ..VolumeProjection::default()
+            }]),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn item(key: &str, path: &str) -> KeyToPath {
+    KeyToPath {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        mode: None,
+    }
+}
+
+fn empty(name: &str, medium: Option<&str>, limit: Option<&str>) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: medium.map(str::to_owned),
+            size_limit: limit.map(|limit| Quantity(limit.to_owned())),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        ..VolumeMount::default()
+    }
+}
+
+fn read_only(name: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        read_only: Some(true),
+        ..mount(name, path)
+    }
+}
+
+fn sub_path(name: &str, sub_path: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        sub_path: Some(sub_path.to_owned()),
+        ..mount(name, path)
+    }
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(parent, _)| parent)
+}

@@ -1,0 +1,96 @@
+//! The ledger's record of a run, made from the run and its status alone: what can be written late
+//! is what the status still says. Pure.
+
+use uuid::Uuid;
+
+use crate::api::WorkflowRun;
+use crate::api::run::{UsageStatus, WorkflowRunStatus};
+use crate::ids;
+use crate::ledger::records::RunRecord;
+use crate::wire::{Changes, EarlierAttempt, Tokens, Usage};
+
+use super::{status, validate};
+
+/// The record; nothing for a run without a uid or an age, which no API server hands out.
+pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRecord> {
+    let spec = &run.spec;
+    let namespace = run.metadata.namespace.clone().unwrap_or_default();
+    let session_name = validate::session_name(run);
+    let attempt = status.attempt.unwrap_or(0);
+    let of_attempt = |number: u32| {
+        status
+            .attempts
+            .iter()
+            .find(|one| one.attempt == number)
+            .and_then(|one| one.usage.as_ref())
+            .map(usage)
+    };
+    let git = status.git.as_ref();
+    Some(RunRecord {
+        run_id: run.metadata.uid.as_deref()?.parse::<Uuid>().ok()?,
+        session_id: ids::session(&namespace, &session_name),
+        session_name,
+        namespace,
+        name: run.metadata.name.clone()?,
+        workflow_name: spec.workflow_name.clone(),
+        // The cache keeps no task of a run whose row is written.
+        task: spec.task.clone().filter(|task| !task.is_empty()),
+        repository: spec
+            .repository
+            .as_ref()
+            .map(|repository| repository.url.clone()),
+        branch: git
+            .map(|git| git.branch.clone())
+            .filter(|branch| !branch.is_empty())
+            .or_else(|| spec.repository.as_ref().and_then(|r| r.branch.clone())),
+        phase: status.phase,
+        reason: status.reason.clone(),
+        message: status.message.clone(),
+        attempt,
+        created_at: run.metadata.creation_timestamp.as_ref()?.0,
+        started_at: status.start_time.as_ref().map(|time| time.0),
+        completed_at: status.completion_time.as_ref().map(|time| time.0),
+        workspace_id: status
+            .workspace_uid
+            .as_deref()
+            .and_then(|uid| uid.parse().ok()),
+        workspace_persistent: spec.workspace.persistent,
+        model: status.model.clone().or_else(|| spec.agent.model.clone()),
+        usage: of_attempt(attempt),
+        earlier: (1..attempt)
+            .filter_map(|number| {
+                Some(EarlierAttempt {
+                    attempt: number,
+                    usage: of_attempt(number)?,
+                })
+            })
+            .collect(),
+        changes: git.map(|git| Changes {
+            repository: git.repository.clone(),
+            branch: git.branch.clone(),
+            initial_commit: git.initial_commit.clone(),
+            final_commit: git.final_commit.clone(),
+            commits: git.commits,
+            files: git.files,
+            added: git.added,
+            removed: git.removed,
+            pushed: git.pushed.clone(),
+        }),
+        transcript_missing_from: status.transcript_missing_from,
+    })
+}
+
+fn usage(usage: &UsageStatus) -> Usage {
+    Usage {
+        tokens: Tokens {
+            input: usage.input_tokens,
+            output: usage.output_tokens,
+            cache_read: usage.cache_read_tokens,
+            cache_creation: usage.cache_creation_tokens,
+        },
+        cost_micro_usd: usage.cost_usd.as_deref().and_then(status::micro_usd),
+        turns: usage.turns,
+        requests: usage.requests,
+        estimated_requests: usage.estimated_requests,
+    }
+}
