@@ -114,7 +114,7 @@ impl Stored {
     /// What the events of those sequences (rising, all of this batch) change in the attempt's row.
     pub(super) fn change(&self, new: &[i64]) -> AttemptChange {
         let mut change = AttemptChange::default();
-        for row in self.new(new) {
+        for row in self.among(new) {
             change.take(row);
         }
         change
@@ -124,7 +124,7 @@ impl Stored {
     pub(super) fn messages(&self, new: &[i64]) -> Vec<(&EventRow, &MessageRow)> {
         // One statement can't write the same row twice.
         let mut seen = HashSet::new();
-        self.new(new)
+        self.among(new)
             .filter_map(|row| match &row.effect {
                 Effect::Message(message) => Some((row, &**message)),
                 _ => None,
@@ -133,7 +133,7 @@ impl Stored {
             .collect()
     }
 
-    fn new(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
+    fn among(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
         self.events
             .iter()
             .filter(|row| new.binary_search(&row.sequence).is_ok())

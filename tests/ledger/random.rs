@@ -11,7 +11,7 @@ impl Random {
             .unwrap_or_else(|| {
                 u64::from(std::process::id()) ^ jiff::Timestamp::now().as_nanosecond() as u64
             });
-        println!("{test}: SEED={seed}");
+        eprintln!("{test}: SEED={seed}");
         Self(seed)
     }
 
