@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn failures_are_told_apart_by_who_can_cure_them() {
         let access = Access::default();
-        let url = Url::parse("https://ada:secret@git.example.com/a").unwrap();
+        let url = Url::parse("https://ada:hunter2@git.example.com/a").unwrap();
         let host = Host::new(&url, &access, None).unwrap();
         let explain = |class, why: &str| {
             let error = git2::Error::new(ErrorCode::GenericError, class, why);
@@ -338,7 +338,7 @@ mod tests {
             assert!(
                 error.to_string().contains("https://git.example.com/a") || why.contains("space")
             );
-            assert!(!error.to_string().contains("secret"));
+            assert!(!error.to_string().contains("hunter2"));
             (error.reason(), error.is_retryable())
         };
         use crate::names::reasons::{

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use runledger::git::{self, Access, CheckedOut, Place};
@@ -164,14 +164,13 @@ pub(crate) fn within<T: Send>(seconds: u64, what: impl FnOnce() -> T + Send) -> 
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
         scope.spawn(move || sender.send(what()));
-        match receiver.recv_timeout(Duration::from_secs(seconds)) {
-            Ok(value) => value,
-            Err(why) => {
-                // A scope would wait for the thread that hangs.
-                eprintln!("not done within {seconds} s: {why}");
-                std::process::abort()
-            }
+        let done = receiver.recv_timeout(Duration::from_secs(seconds));
+        if let Err(RecvTimeoutError::Timeout) = done {
+            // A scope would wait for the thread that hangs.
+            eprintln!("not done within {seconds} s");
+            std::process::abort();
         }
+        done.expect("it has panicked")
     })
 }
 
