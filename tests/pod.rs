@@ -12,10 +12,15 @@ mod app;
 mod crashes;
 #[path = "pod/ends.rs"]
 mod ends;
+#[path = "git/server.rs"]
+#[allow(dead_code)]
+mod git_server;
 #[path = "pod/guards.rs"]
 mod guards;
 #[path = "pod/harness.rs"]
 mod harness;
+#[path = "pod/repository.rs"]
+mod repository;
 #[path = "pod/server.rs"]
 mod server;
 #[path = "pod/work.rs"]

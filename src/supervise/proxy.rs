@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
@@ -30,6 +30,8 @@ pub(super) const AFTER_HANG_UP: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(600);
 /// Longest wait for a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests that may be on their way at once; each may hold a body in memory.
+const MAX_REQUESTS: usize = 32;
 /// What of the client's headers goes on, beside `anthropic-*`.
 const FORWARDED: [HeaderName; 3] = [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT];
 /// What of the upstream's headers does not come back: they speak of the connection, not the message.
@@ -51,6 +53,7 @@ pub(super) struct Proxy {
     client: reqwest::Client,
     base: Url,
     key: HeaderValue,
+    room: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -72,6 +75,7 @@ impl Proxy {
             client,
             base,
             key,
+            room: Arc::new(Semaphore::new(MAX_REQUESTS)),
         })
     }
 
@@ -112,6 +116,13 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
             "Only POST passes here.",
         );
     }
+    let Ok(room) = proxy.room.clone().try_acquire_owned() else {
+        return refusal(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            "Too many requests are on their way already.",
+        );
+    };
     let collected = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await;
     let Ok(Ok(body)) = collected else {
         return refusal(
@@ -141,7 +152,11 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
     };
     let (head, head_came) = oneshot::channel();
     let (chunks, body_comes) = mpsc::channel(16);
-    let exchange = Exchange { chunks, meter };
+    let exchange = Exchange {
+        chunks,
+        meter,
+        _room: room,
+    };
     // A task of its own: should the client hang up, the usage is still read.
     tokio::spawn(exchange.run(request.body(body), head));
     match head_came.await {
@@ -198,6 +213,7 @@ struct Head {
 struct Exchange {
     chunks: mpsc::Sender<io::Result<Bytes>>,
     meter: Option<Metered>,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Exchange {

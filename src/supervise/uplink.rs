@@ -175,17 +175,18 @@ impl Tail {
     /// Sends everything up to `durable`, however long it takes.
     pub(super) async fn deliver(&mut self, uplink: &Uplink, durable: Durable) {
         let mut pause = BACK_OFF.0;
+        let mut told = String::new();
         while *self.acknowledged.borrow() < durable.sequence {
             match self.step(uplink, durable).await {
                 Ok(()) => pause = BACK_OFF.0,
                 Err(error) => {
-                    let attempt = self.attempt;
-                    tracing::warn!(
-                        run = self.run.name,
-                        attempt,
-                        error = &*error,
-                        "events wait; trying again"
-                    );
+                    let cause = super::repository::sentence(&*error);
+                    if cause != told {
+                        // Once for each cause: it may go on for hours.
+                        let (run, attempt) = (&self.run.name, self.attempt);
+                        tracing::warn!(run, attempt, cause, "events wait to be sent");
+                        told = cause;
+                    }
                     // Jitter, from the random bits of a UUID: many pods wait for one server.
                     let jitter = (Uuid::new_v4().as_u128() % 50) as u32;
                     tokio::time::sleep(pause * (75 + jitter) / 100).await;

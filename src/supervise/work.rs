@@ -88,7 +88,10 @@ impl Work {
                 .collect(),
         };
         tokio::spawn(handover::hand_in(uplink.clone(), found.own, false));
-        tokio::spawn(handover::hand_in(uplink.clone(), found.others, true));
+        for other in found.others {
+            // Each by itself: a run that no server takes any more must not hold up the others.
+            tokio::spawn(handover::hand_in(uplink.clone(), vec![other], true));
+        }
         let tail = Tail::new(Arc::new(run.clone()), assignment.attempt, journal_file);
         let acknowledged = tail.acknowledged();
         tokio::spawn(tail.follow(uplink, journal.durable()));
