@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::files;
 use super::journal::{Durable, Reader};
-use crate::wire::{Batch, BatchAccepted, Event, MAX_BATCH_EVENTS};
+use crate::wire::{Batch, BatchAccepted, Event, MAX_BATCH_EVENTS, POD_RUN_HEADER};
 
 /// Where a batch is closed, well below the server's limit.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -46,6 +46,8 @@ pub(super) struct Uplink {
     client: reqwest::Client,
     base: Url,
     token: PathBuf,
+    /// The run that this pod, and so the token, is of.
+    own: Arc<RunFile>,
 }
 
 /// Why a batch did not arrive.
@@ -66,10 +68,11 @@ pub(super) enum SendError {
 }
 
 impl Uplink {
-    /// To `base`, with the token of that file, over `tls`.
+    /// To `base`, with the token of that file, which is `own`'s pod's, over `tls`.
     pub(super) fn new(
         base: Url,
         token: PathBuf,
+        own: Arc<RunFile>,
         tls: rustls::ClientConfig,
     ) -> Result<Self, super::Error> {
         let client = super::tls::client(tls)
@@ -80,6 +83,7 @@ impl Uplink {
             client,
             base,
             token,
+            own,
         })
     }
 
@@ -99,7 +103,10 @@ impl Uplink {
         let token = tokio::fs::read_to_string(&self.token)
             .await
             .map_err(SendError::Token)?;
-        let request = self.client.post(url).bearer_auth(token.trim()).json(batch);
+        let mut request = self.client.post(url).bearer_auth(token.trim()).json(batch);
+        if run.run_id != self.own.run_id {
+            request = request.header(POD_RUN_HEADER, &self.own.name);
+        }
         let mut response = request.send().await.map_err(SendError::Request)?;
         if !response.status().is_success() {
             return Err(SendError::Refused(response.status()));

@@ -75,6 +75,7 @@ impl Work {
         let uplink = Uplink::new(
             server.url.clone(),
             args.path(paths::TOKEN),
+            Arc::new(run.clone()),
             tls::for_server(&server.ca)?,
         )?;
         let found = handover::collect(&state, assignment.run_id, assignment.attempt)

@@ -230,6 +230,9 @@ async fn what_a_server_that_was_away_lacks_is_handed_in_by_the_next_run() {
     let (_, termination) = pod.finish().await;
     assert_eq!(termination.acknowledged, termination.sequence);
     check(&world.server.events(first, 1));
+    // Its token is the next run's: the server is told whose.
+    assert_eq!(world.server.handed_in_by(first).as_deref(), Some("a-run"));
+    assert_eq!(world.server.handed_in_by(pod.assignment.run_id), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
-use runledger::wire::{Batch, BatchAccepted, Event, EventBody, Message};
+use runledger::wire::{Batch, BatchAccepted, Event, EventBody, Message, POD_RUN_HEADER};
 use uuid::Uuid;
 
 pub(crate) const TOKEN: &str = "token-of-the-pod";
@@ -21,6 +21,7 @@ struct Inner {
     away: AtomicBool,
     batches: Mutex<Vec<Batch>>,
     events: Mutex<BTreeMap<(Uuid, u32), BTreeMap<u64, Event>>>,
+    pod_runs: Mutex<BTreeMap<Uuid, Option<String>>>,
 }
 
 impl Server {
@@ -43,6 +44,11 @@ impl Server {
         of_attempt
             .map(|e| e.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// The run whose pod said that it hands in what this run had left; nothing where it was its own.
+    pub(crate) fn handed_in_by(&self, run: Uuid) -> Option<String> {
+        self.0.pod_runs.lock().unwrap().get(&run).cloned().flatten()
     }
 
     /// Messages of an attempt, in order.
@@ -71,6 +77,15 @@ async fn take(
     if headers["authorization"] != format!("Bearer {TOKEN}") {
         return Err(StatusCode::UNAUTHORIZED);
     }
+    let pod_run = headers
+        .get(POD_RUN_HEADER)
+        .map(|name| name.to_str().unwrap().to_owned());
+    server
+        .0
+        .pod_runs
+        .lock()
+        .unwrap()
+        .insert(batch.run_id, pod_run);
     let mut all = server.0.events.lock().unwrap();
     let events = all.entry((batch.run_id, batch.attempt)).or_default();
     for event in &batch.events {
