@@ -66,7 +66,7 @@ use_target_dir() {
       fi
     done
     mkdir -p "$dir"
-    (cd "$root" && cargo clean --quiet --package runledger 2>/dev/null) || true
+    (cd "$root" && cargo clean --quiet --package runledger --target x86_64-unknown-linux-gnu 2>/dev/null) || true
     printf '%s\n' "$root" >"$dir/checkout"
   ) 9>"$RUNLEDGER_CACHE/target/.lock"
 }
