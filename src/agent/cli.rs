@@ -2,6 +2,7 @@
 //! up again. Nothing secret is in either: the key is the supervisor's.
 
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -15,14 +16,48 @@ use crate::wire::door::Start;
 /// What the CLI takes for a key; the metering proxy puts the real one in its place.
 const NO_KEY: &str = "supervised";
 
-/// Whether HOME holds the transcript of that session.
+/// Longest line of a transcript that is looked at.
+const MAX_TRANSCRIPT_LINE: u64 = 64 * 1024 * 1024;
+
+/// Whether HOME holds a transcript of that session that the CLI can take up again. One in which
+/// nobody has said anything yet (a pod was lost in its first moments) it can neither take up nor
+/// begin anew, so that such a file is moved out of its way.
 pub(super) fn has_transcript(home: &Path, session: Uuid) -> bool {
     let name = format!("{session}.jsonl");
-    std::fs::read_dir(home.join(".claude").join("projects"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|project| project.path().join(&name).is_file())
+    let projects = std::fs::read_dir(home.join(".claude").join("projects"));
+    let files = projects.into_iter().flatten().flatten();
+    let files = files.map(|project| project.path().join(&name));
+    let (usable, unusable): (Vec<_>, Vec<_>) = files
+        .filter(|file| file.is_file())
+        .partition(|file| has_user_line(file));
+    for file in unusable {
+        tracing::warn!(file = %file.display(), "a transcript without a word is set aside");
+        if let Err(error) = std::fs::rename(&file, file.with_extension("jsonl.unusable")) {
+            tracing::warn!(%error, "it can't be moved");
+        }
+    }
+    !usable.is_empty()
+}
+
+fn has_user_line(file: &Path) -> bool {
+    let Ok(file) = std::fs::File::open(file) else {
+        return false;
+    };
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut limited = (&mut reader).take(MAX_TRANSCRIPT_LINE);
+        match limited.read_until(b'\n', &mut line) {
+            Ok(read) if read > 0 => {
+                let parsed = serde_json::from_slice::<Value>(&line);
+                if parsed.is_ok_and(|line| line["type"] == "user") {
+                    return true;
+                }
+            }
+            _ => return false,
+        }
+    }
 }
 
 /// The CLI's command line.
@@ -144,9 +179,28 @@ mod tests {
         assert!(!has_transcript(home.path(), session));
         let project = home.path().join(".claude/projects/-workspace");
         std::fs::create_dir_all(&project).unwrap();
-        std::fs::write(project.join(format!("{session}.jsonl")), "{}").unwrap();
+        let said = "{\"type\":\"queue-operation\"}\n{\"type\":\"user\"}\n{\"ty";
+        std::fs::write(project.join(format!("{session}.jsonl")), said).unwrap();
         assert!(has_transcript(home.path(), session));
         assert!(arguments(&start(), true).contains(&"--resume".into()));
         assert!(!arguments(&start(), true).contains(&"--session-id".into()));
+    }
+
+    #[test]
+    fn a_transcript_in_which_nobody_has_spoken_is_set_aside() {
+        let home = tempfile::tempdir().unwrap();
+        let session = start().session_id;
+        let project = home.path().join(".claude/projects/-workspace");
+        std::fs::create_dir_all(&project).unwrap();
+        let file = project.join(format!("{session}.jsonl"));
+        for text in [
+            "",
+            "{\"type\":\"queue-operation\"}\n",
+            "{\"type\":\"user\",\"mess",
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert!(!has_transcript(home.path(), session), "{text}");
+            assert!(!file.exists(), "{text}");
+        }
     }
 }

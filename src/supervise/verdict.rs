@@ -126,7 +126,16 @@ fn from_result(result: &LastResult, end: &End) -> Verdict {
         other => Verdict::new(
             Outcome::Failed,
             reasons::AGENT_CRASHED,
-            format!("The CLI gave up with {other} ({}). {text}", exit(end)),
+            format!(
+                "The CLI gave up with {other} ({}).{}{}",
+                exit(end),
+                last_words(end),
+                if text.is_empty() {
+                    String::new()
+                } else {
+                    format!(" {text}")
+                }
+            ),
         ),
     }
 }

@@ -123,3 +123,31 @@ async fn the_next_run_of_a_session_takes_it_up_and_costs_only_what_it_adds() {
         "the first run's journal is handed in and gone"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_pod_was_lost_before_a_word_was_said_begins_anew() {
+    let Some(claude) = claude() else { return };
+    let world = World::new("turns: [{text: Well., usage: {input: 10, output: 1}}]").await;
+    let mut pod = Pod::new(&world, "Say something.", claude);
+    // Where the CLI keeps what is said in that folder, and what it writes first.
+    let slug = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let project: String = pod
+        .root
+        .join("workspace")
+        .display()
+        .to_string()
+        .chars()
+        .map(slug)
+        .collect();
+    let transcript = format!(
+        "home/agent/.claude/projects/{project}/{}.jsonl",
+        pod.assignment.session_id
+    );
+    pod.write(
+        &transcript,
+        "{\"type\":\"queue-operation\",\"operation\":\"enqueue\"}\n",
+    );
+    pod.start().await;
+    let (code, termination) = pod.finish().await;
+    assert_eq!(code, Some(0), "{}", termination.message);
+}

@@ -1,0 +1,197 @@
+use serde_json::json;
+
+use super::super::book::{Note, Seen};
+use super::super::journal::Reader;
+use super::*;
+use crate::wire::Tokens;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    journal: Arc<Journal>,
+    scribe: Scribe,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Arc::new(Journal::open(&dir.path().join("1.journal")).unwrap());
+    let scribe = Scribe::new(journal.clone(), Uuid::from_u128(1));
+    Fixture {
+        dir,
+        journal,
+        scribe,
+    }
+}
+
+impl Fixture {
+    async fn say(&mut self, lines: &[Value]) -> u64 {
+        let mut last = 0;
+        for line in lines {
+            for taken in self.scribe.take(self.scribe.expects(), line).await {
+                taken.pending.durable().await;
+                last = taken.number;
+            }
+        }
+        last
+    }
+
+    fn messages(&self) -> Vec<Message> {
+        let mut reader = Reader::open(&self.dir.path().join("1.journal")).unwrap();
+        let durable = self.journal.durable().borrow().bytes;
+        let mut found = Vec::new();
+        while let Some(events) = reader.next(durable).unwrap() {
+            found.extend(events.into_iter().filter_map(|event| match event.body {
+                EventBody::Message(message) => Some(message),
+                _ => None,
+            }));
+        }
+        found
+    }
+}
+
+fn assistant(id: &str, block: Value) -> Value {
+    json!({"type":"assistant","message":{"id":id,"model":"m","content":[block],"usage":{"output_tokens":1}}})
+}
+
+fn text(text: &str) -> Value {
+    json!({"type":"text","text":text})
+}
+
+fn answer(id: &str) -> Answer {
+    Answer {
+        message_id: id.into(),
+        model: Some("meter-model".into()),
+        text: "as metered".into(),
+        tool_calls: vec![json!({"type":"tool_use","id":"t1","name":"Bash","input":{}})],
+        tokens: Tokens {
+            output: 25,
+            ..Tokens::default()
+        },
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_passed_the_meter_is_told_once_and_in_its_words() {
+    let mut f = fixture();
+    f.journal
+        .append(|_| Draft::note(Note::Answer(answer("msg_1"))))
+        .durable()
+        .await;
+    let lines = [
+        assistant("msg_1", text("forged")),
+        assistant("msg_1", json!({"type":"tool_use","id":"t1"})),
+    ];
+    assert_eq!(f.say(&lines).await, 2);
+    let [message] = f.messages().try_into().unwrap();
+    assert_eq!(
+        (message.text.as_str(), message.source),
+        ("as metered", Source::Meter)
+    );
+    assert_eq!(message.tokens.unwrap().output, 25);
+    assert_eq!(message.tool_calls.len(), 1);
+}
+
+#[tokio::test]
+async fn lines_of_one_message_that_the_meter_never_saw_become_one_message_without_tokens() {
+    let mut f = fixture();
+    let call = json!({"type":"tool_use","id":"t9","name":"Bash","input":{}});
+    assert_eq!(
+        f.say(&[assistant("x", text("a")), assistant("x", call)])
+            .await,
+        0,
+        "held back, so not acknowledged"
+    );
+    assert_eq!(f.say(&[json!({"type":"system"})]).await, 3);
+    let [message] = f.messages().try_into().unwrap();
+    assert_eq!(
+        (message.text.as_str(), message.source, message.tokens),
+        ("a", Source::Agent, None)
+    );
+    assert_eq!(message.tool_calls.len(), 1);
+}
+
+#[tokio::test]
+async fn a_line_about_a_message_still_on_its_way_waits_for_the_meter() {
+    let mut f = fixture();
+    f.journal
+        .append(|_| {
+            Draft::event(EventBody::RequestStarted {
+                request: 1,
+                bytes: 1,
+            })
+        })
+        .durable()
+        .await;
+    let seen = Seen {
+        message_id: Some("msg_1".into()),
+        ..Seen::default()
+    };
+    f.journal
+        .append(|_| {
+            Draft::note(Note::Seen {
+                request: 1,
+                seen: seen.clone(),
+            })
+        })
+        .durable()
+        .await;
+    let journal = f.journal.clone();
+    let ended = async {
+        journal
+            .append(|book| Draft {
+                events: vec![book.request_ended(
+                    1,
+                    &super::super::book::RequestOutcome {
+                        seen,
+                        ..Default::default()
+                    },
+                    jiff::Timestamp::now(),
+                )],
+                notes: vec![Note::Answer(answer("msg_1"))],
+                line: None,
+            })
+            .durable()
+            .await;
+    };
+    let lines = [assistant("msg_1", text("early"))];
+    tokio::join!(f.say(&lines), ended);
+    assert_eq!(f.messages()[0].source, Source::Meter);
+}
+
+#[tokio::test]
+async fn results_of_tools_are_the_agents_word() {
+    let mut f = fixture();
+    let line = json!({"type":"user","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":"t1","content":"ok"}]}});
+    f.say(&[line.clone(), line]).await;
+    let [message] = f.messages().try_into().unwrap();
+    assert_eq!(
+        (message.kind, message.source),
+        (MessageKind::ToolResult, Source::Agent)
+    );
+    assert_eq!(message.tool_outputs[0]["content"], "ok");
+}
+
+#[tokio::test]
+async fn a_result_carries_turns_and_the_cost_of_this_attempt() {
+    let mut f = fixture();
+    for note in [
+        Note::Baseline {
+            cost_micro_usd: 16_280,
+        },
+        Note::Began { resumed: true },
+    ] {
+        f.journal.append(|_| Draft::note(note)).durable().await;
+    }
+    f.say(&[json!({"type":"result","subtype":"success","is_error":false,"num_turns":2,"total_cost_usd":0.03256,"result":"done"})]).await;
+    let usage = f.journal.read(|book| book.usage);
+    assert_eq!((usage.cost_micro_usd, usage.turns), (Some(16_280), 2));
+}
+
+#[test]
+fn a_message_that_is_too_long_is_cut_to_fit_an_event() {
+    let mut message = metered(Uuid::nil(), answer("x"));
+    message.text = "é".repeat(MAX_MESSAGE);
+    message.tool_outputs = vec![json!({"content":[{"text":"y".repeat(MAX_MESSAGE)}]})];
+    fit(&mut message);
+    assert!(size(&message) <= MAX_MESSAGE);
+    assert!(message.text.ends_with("bytes)"));
+}
