@@ -40,13 +40,16 @@ pushed_branch() {
 }
 
 how_to_go_on() {
+  local make=make
   heading "how to go on"
-  if ! existing; then
+  if existing; then
+    make="make CLUSTER=existing IMAGE_PREFIX=$IMAGE_PREFIX IMAGE_TAG=$IMAGE_TAG"
+  else
     say "    export KUBECONFIG=$KUBECONFIG PATH=$RUNLEDGER_CLUSTER_BIN:\$PATH"
   fi
   say "    kubectl -n $runs get wfr,wfws,pods          # runs, their workspaces, their pods"
   say "    kubectl -n $runs apply -f examples/minimal.yaml"
   say "    $psql_line"
-  say "    make demo RUN=my-run.yaml                # apply a run of your own and follow it"
-  say "    make demo-down                           # remove all of it"
+  say "    $make demo RUN=my-run.yaml                # apply a run of your own and follow it"
+  say "    $make demo-down                           # remove all of it"
 }
