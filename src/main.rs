@@ -9,6 +9,8 @@ use tracing_subscriber::EnvFilter;
 /// Runs the Claude SDK on tasks in pods, and keeps the ledger of it in Postgres.
 #[derive(Parser)]
 #[command(name = "runledger", version)]
+// There is one of it, for a moment.
+#[allow(clippy::large_enum_variant)]
 enum Command {
     /// Take in the events of runs.
     Server(runledger::server::Args),
