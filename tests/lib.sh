@@ -78,3 +78,37 @@ use_cluster_tools() {
   bin=$("$root/tests/cluster/cluster.sh" tools)
   export PATH=$bin:$PATH
 }
+
+# claude_archive: the path of the CLI's package, of the version and the hash that the agent's image
+# names, fetched if it is not in the cache.
+claude_archive() {
+  local image=$root/images/agent/Containerfile version sum kept work
+  version=$(sed -n 's/^ARG CLAUDE_VERSION=//p' "$image")
+  sum=$(sed -n 's/^ARG CLAUDE_SHA512=//p' "$image")
+  kept=$RUNLEDGER_CACHE/npm/claude-code-linux-x64-$version.tgz
+  if ! sha512sum --check --status <<<"$sum  $kept" 2>/dev/null; then
+    mkdir -p "$RUNLEDGER_CACHE/npm"
+    work=$(mktemp -d "$RUNLEDGER_CACHE/npm/.work.XXXXXX")
+    working "npm pack of the Claude CLI $version" "$RUNLEDGER_CACHE/logs/npm.log" \
+      npm pack --silent --pack-destination "$work" "@anthropic-ai/claude-code-linux-x64@$version" >&2
+    mv "$work"/*.tgz "$kept"
+    rm -rf "$work"
+    sha512sum --check --quiet <<<"$sum  $kept" >&2
+  fi
+  printf '%s\n' "$kept"
+}
+
+# use_claude: exports RUNLEDGER_CLAUDE, the CLI that tests without a cluster run.
+use_claude() {
+  local archive dir work
+  archive=$(claude_archive)
+  dir=${archive%.tgz}
+  if [[ ! -x $dir/claude ]]; then
+    work=$(mktemp -d "$RUNLEDGER_CACHE/npm/.work.XXXXXX")
+    tar -xzf "$archive" -C "$work" --strip-components=1 package/claude
+    rm -rf "$dir"
+    mv -T "$work" "$dir"
+    chmod 0755 "$dir"
+  fi
+  export RUNLEDGER_CLAUDE=$dir/claude
+}
