@@ -22,7 +22,7 @@ use crate::names::{FIELD_MANAGER, finalizers, labels};
 use super::context::Context;
 use super::error::{Error, answer};
 use super::observe;
-use super::plan::{Again, Ledger, NewPod, Note, Plan, PodRef, Unprotect};
+use super::shapes::{Again, Ledger, NewPod, Note, Plan, PodRef, Unprotect};
 use super::validate::WorkspaceWanted;
 use super::{end, naming, pod, watches};
 

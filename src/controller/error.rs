@@ -21,6 +21,9 @@ pub enum Error {
     /// The ledger's URL is wrong.
     #[error(transparent)]
     Ledger(#[from] crate::ledger::Error),
+    /// The model's URL is no https URL.
+    #[error("--model-url is {0}; write an https:// URL")]
+    ModelUrl(String),
     /// A file can't be read.
     #[error("cannot read {0}")]
     File(String, #[source] std::io::Error),

@@ -7,27 +7,58 @@ use crate::api::WorkflowRun;
 
 use super::validate;
 
+type Names = HashMap<(String, String), BTreeSet<String>>;
+
 /// Names of runs, by namespace and Workspace.
 #[derive(Debug, Default)]
-pub(super) struct Index {
-    runs: Mutex<HashMap<(String, String), BTreeSet<String>>>,
+pub(crate) struct Index {
+    runs: Mutex<Names>,
+    /// What a new list has brought so far. The old names hold until it is complete: a Workspace whose
+    /// holder is missing from half a list must not be given away.
+    listed: Mutex<Option<Names>>,
 }
 
 impl Index {
+    /// A new list begins.
+    pub(crate) fn begin(&self) {
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Names::new());
+    }
+
+    /// The new list is complete; tells every Workspace that was or is named.
+    pub(crate) fn complete(&self) -> BTreeSet<(String, String)> {
+        let Some(listed) = self
+            .listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        else {
+            return BTreeSet::new();
+        };
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = runs.keys().chain(listed.keys()).cloned().collect();
+        *runs = listed;
+        named
+    }
+
     /// The run is there.
-    pub(super) fn add(&self, run: &WorkflowRun) {
-        if let Some((key, name)) = entry(run) {
-            self.runs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(key)
-                .or_default()
-                .insert(name);
+    pub(crate) fn add(&self, run: &WorkflowRun) {
+        let Some((key, name)) = entry(run) else {
+            return;
+        };
+        if let Some(listed) = self
+            .listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+        {
+            listed.entry(key.clone()).or_default().insert(name.clone());
         }
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.entry(key).or_default().insert(name);
     }
 
     /// The run is there no more.
-    pub(super) fn remove(&self, run: &WorkflowRun) {
+    pub(crate) fn remove(&self, run: &WorkflowRun) {
         if let Some((key, name)) = entry(run) {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(names) = runs.get_mut(&key) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::plan::Refusal;
+use super::shapes::Refusal;
 
 /// Longer than any cache that is alive lags behind.
 const LAG: Duration = Duration::from_secs(10);

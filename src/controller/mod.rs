@@ -21,6 +21,7 @@ mod observe;
 mod plan;
 mod pod;
 mod record;
+mod shapes;
 mod sightings;
 mod status;
 mod sweep;
@@ -152,6 +153,10 @@ pub async fn run(args: Args) -> Result<(), Error> {
 }
 
 fn configuration(args: &Args) -> Result<Config, Error> {
+    // A key is never sent in the clear, so a supervisor would refuse it, run after run.
+    if args.model_url.scheme() != "https" {
+        return Err(Error::ModelUrl(args.model_url.to_string()));
+    }
     let model_ca = args.model_ca.as_deref().map(read).transpose()?;
     Ok(Config {
         image: args.image.clone(),

@@ -11,7 +11,8 @@ use crate::api::{WorkflowRun, Workspace};
 
 use super::context::Context;
 use super::error::Error;
-use super::plan::{self, CurrentPod, Observed, WorkspaceView};
+use super::plan;
+use super::shapes::{CurrentPod, Observed, WorkspaceView};
 use super::trouble::ClaimView;
 use super::view::PodView;
 use super::{naming, validate};

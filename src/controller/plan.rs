@@ -2,20 +2,21 @@
 //! page. Pure and total: every state has an answer, and the answer to a state in which nothing has
 //! changed is nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::WorkflowRun;
 use crate::api::run::{DesiredState, Phase, WorkflowRunStatus};
-use crate::ledger::records::RunRecord;
 use crate::names::{annotations, finalizers, reasons};
 use crate::wire::Outcome;
 
 use super::config::Config;
 use super::end::{self, End, Stop, Verdict};
-use super::trouble::{self, ClaimView, Sighting, Waiting};
+use super::shapes::{
+    Again, CurrentPod, Ledger, NewPod, Note, Observed, Plan, PodRef, Unprotect, WorkspaceView,
+};
+use super::trouble::{self, Waiting};
 use super::validate::{self, Resolved, WorkspaceWanted};
 use super::view::PodView;
 use super::{naming, record, status};
@@ -24,175 +25,6 @@ use super::{naming, record, status};
 const MAX_LOSSES: u32 = 5;
 /// What is merely under way is not worth a write before.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(5);
-
-/// What was observed of a run, with nothing left to look up.
-#[derive(Clone, Debug)]
-pub(super) struct Observed {
-    /// The run, as new as anyone here has seen it.
-    pub run: Arc<WorkflowRun>,
-    /// The pod of the current attempt (the first, where there was none yet).
-    pub pod: CurrentPod,
-    /// Pods of earlier attempts that are still there.
-    pub leftovers: Vec<PodView>,
-    /// Events about the current pod.
-    pub sightings: Vec<Sighting>,
-    /// The run's Workspace, should it be there.
-    pub workspace: Option<WorkspaceView>,
-    /// The Workspace's claim, should it be there.
-    pub claim: Option<ClaimView>,
-    /// That the API server would not take the pod, should that be so.
-    pub refusal: Option<Refusal>,
-    /// The CA of Runledger's server, once there is one.
-    pub server_ca: Option<Arc<str>>,
-}
-
-/// The pod of the current attempt.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum CurrentPod {
-    /// There was none yet.
-    None,
-    /// There was one, and the API server has been asked: it is there no more.
-    Gone,
-    /// It is there.
-    There(Box<PodView>),
-    /// A pod of its name is there, and it isn't ours.
-    Foreign(String),
-}
-
-/// What of a Workspace a run looks at.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct WorkspaceView {
-    /// `metadata.uid`.
-    pub uid: String,
-    /// Uid of the run that may use it.
-    pub holder: Option<String>,
-    /// Name of that run.
-    pub holder_name: Option<String>,
-    /// Its claim's name.
-    pub claim_name: Option<String>,
-    /// It is being deleted.
-    pub deleting: bool,
-    /// Size of its volume.
-    pub size: String,
-    /// StorageClass of its volume.
-    pub storage_class_name: Option<String>,
-}
-
-/// The API server's answer to a pod that it would not take.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Refusal {
-    /// Its words.
-    pub message: String,
-    /// The pod as such is wrong, so that no waiting helps.
-    pub for_good: bool,
-    /// When to try again.
-    pub again: Timestamp,
-}
-
-/// What is to be done, in the order of its fields. Where one fails, the rest is left for the next
-/// time.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Plan {
-    /// Put our finalizer on the run.
-    pub protect: bool,
-    /// Ask the API server first whether this run is still the newest: what follows could not be
-    /// taken back.
-    pub verify: bool,
-    /// Make the Workspace.
-    pub workspace: Option<WorkspaceWanted>,
-    /// Make the pod of the attempt, and enter its uid into `status`.
-    pub pod: Option<NewPod>,
-    /// Write the row of the ledger.
-    pub ledger: Ledger,
-    /// Write the status.
-    pub status: Option<Box<WorkflowRunStatus>>,
-    /// Write this status instead, should the ledger not have taken the final row.
-    pub status_unrecorded: Option<Box<WorkflowRunStatus>>,
-    /// Tell it as an Event.
-    pub event: Option<Note>,
-    /// Take our finalizer off these pods.
-    pub release: Vec<PodRef>,
-    /// Delete these pods.
-    pub delete: Vec<PodRef>,
-    /// Take our finalizer off the run.
-    pub unprotect: Unprotect,
-    /// When to look again, should nothing happen before.
-    pub again: Again,
-}
-
-/// A pod to be made.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct NewPod {
-    /// Its attempt.
-    pub attempt: u32,
-    /// The run, as it is to be carried out.
-    pub resolved: Box<Resolved>,
-    /// The claim of its volume; an emptyDir where absent.
-    pub claim: Option<String>,
-}
-
-/// What is to be written into the ledger.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) enum Ledger {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// This, when there is time for it.
-    Later(Box<RunRecord>),
-    /// This, before anything else goes on.
-    Final(Box<RunRecord>),
-}
-
-/// Whether our finalizer comes off the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Unprotect {
-    /// It stays.
-    #[default]
-    No,
-    /// Once `ledger` is written.
-    WhenRecorded,
-    /// Whatever the ledger says.
-    Now,
-}
-
-/// When to look again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Again {
-    /// When something changes.
-    #[default]
-    OnChange,
-    /// After that time.
-    After(Duration),
-}
-
-/// An Event for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Note {
-    /// Something is wrong.
-    pub warning: bool,
-    /// One of [`reasons`].
-    pub reason: String,
-    /// A sentence.
-    pub message: String,
-}
-
-/// A pod, exactly that one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PodRef {
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-}
-
-impl From<&PodView> for PodRef {
-    fn from(pod: &PodView) -> Self {
-        Self {
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        }
-    }
-}
 
 /// The number of the current attempt.
 pub(super) fn current_attempt(run: &WorkflowRun) -> u32 {
@@ -626,9 +458,7 @@ fn invalid(errors: &[String]) -> Verdict {
 /// Says what the run waits for: problems at once, and what is under way when it takes its time.
 fn waits(run: &WorkflowRun, waiting: Waiting, now: Timestamp) -> Plan {
     let current = status::current(run);
-    if current.reason.as_deref() == Some(&waiting.reason)
-        && current.message.as_deref() == Some(&waiting.message)
-    {
+    if current.reason.as_deref() == Some(&waiting.reason) && is_said(&current, &waiting) {
         return Plan::default();
     }
     let was_problem = current.reason.is_some() && is_stale(&current);
@@ -664,6 +494,18 @@ fn waits(run: &WorkflowRun, waiting: Waiting, now: Timestamp) -> Plan {
         event,
         ..Plan::default()
     }
+}
+
+/// The status says it already. Nodes word the cause anew with each try (a port, a duration), so what
+/// comes after the colon counts only where the cause is one of the cluster's.
+fn is_said(current: &WorkflowRunStatus, waiting: &Waiting) -> bool {
+    let varies = [reasons::IMAGE, reasons::VOLUME, reasons::POD_REFUSED];
+    let said = current.message.as_deref().unwrap_or_default();
+    let gist = |message: &str| message.split(": ").next().map(str::to_owned);
+    said == waiting.message
+        || (waiting.problem
+            && varies.contains(&waiting.reason.as_str())
+            && gist(said) == gist(&waiting.message))
 }
 
 /// The status speaks of trouble that has passed: that is cleared at once.

@@ -272,6 +272,12 @@ fn say(
         (conditions::RECONCILING, reconciling),
         (conditions::STALLED, stalled),
     ] {
+        // Once is enough: where the condition holds, or where it is the one that is waited for.
+        let message = if value || kind == conditions::READY {
+            message
+        } else {
+            ""
+        };
         set(status, run, kind, value, reason, message, now);
     }
 }

@@ -168,7 +168,13 @@ async fn watch_runs(
                 last.remove(&run.uid().unwrap_or_default());
                 ring_workspace(&run, &bells);
             }
-            Event::Init | Event::InitDone => {}
+            Event::Init => index.begin(),
+            Event::InitDone => {
+                for (namespace, workspace) in index.complete() {
+                    let workspace = ObjectRef::new(&workspace).within(&namespace);
+                    let _ = bells.workspaces.send(workspace);
+                }
+            }
         }
     }
 }

@@ -1,0 +1,562 @@
+//! What is decided in each state of a run's life.
+
+use super::*;
+use crate::api::run::Phase;
+use crate::controller::shapes::{Again, Ledger, Refusal, Unprotect};
+use crate::names::{annotations, conditions as kinds, reasons};
+
+fn says(plan: &Plan) -> (Phase, String) {
+    let status = plan.status.as_ref().expect("a status");
+    (status.phase, status.reason.clone().unwrap_or_default())
+}
+
+fn condition(plan: &Plan, kind: &str) -> String {
+    let status = plan.status.as_ref().unwrap();
+    status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == kind)
+        .map(|c| c.status.clone())
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_new_run_gets_finalizer_pod_and_status_in_one_go() {
+    let mut new = run(json!({}));
+    new.metadata.finalizers = None;
+    let plan = decide(&observed(new), 1);
+    assert!(plan.protect && plan.verify);
+    assert_eq!(plan.pod.as_ref().unwrap().attempt, 1);
+    assert_eq!(
+        says(&plan),
+        (Phase::Pending, reasons::SCHEDULING.to_owned())
+    );
+    assert_eq!(
+        plan.status.as_ref().unwrap().pod_name.as_deref(),
+        Some("hello-1")
+    );
+    assert_eq!(condition(&plan, kinds::ACCEPTED), "True");
+    assert_eq!(condition(&plan, kinds::RECONCILING), "True");
+    assert!(plan.delete.is_empty() && plan.release.is_empty() && plan.unprotect == Unprotect::No);
+}
+
+#[test]
+fn a_whole_run_takes_at_most_eight_writes() {
+    let mut new = run(json!({}));
+    new.metadata.finalizers = None;
+    let first = decide(&observed(new), 1);
+    let second = decide(&with_pod(attempted(json!({})), running_pod(1)), 10);
+    let message = said(&termination(Outcome::Completed, reasons::COMPLETED));
+    let third = decide(&with_pod(working(json!({})), ended_pod(1, &message)), 70);
+    let writes = |plan: &Plan| {
+        usize::from(plan.protect)
+            + usize::from(plan.workspace.is_some())
+            + usize::from(plan.pod.is_some())
+            + usize::from(plan.status.is_some())
+            + plan.release.len()
+            + plan.delete.len()
+            + usize::from(plan.unprotect != Unprotect::No)
+    };
+    assert_eq!([writes(&first), writes(&second), writes(&third)], [3, 1, 4]);
+}
+
+#[test]
+fn a_pod_on_its_way_is_left_alone_until_it_takes_its_time() {
+    let run = attempted(json!({}));
+    let young = pod(
+        1,
+        json!({"phase": "Pending", "conditions": conditions(false)}),
+    );
+    let plan = decide(&with_pod(run.clone(), young.clone()), 3);
+    assert!(is_idle(&plan));
+    let Again::After(wait) = plan.again else {
+        panic!("it looks again")
+    };
+    assert!(
+        wait.as_secs_f64() > 2.9 && wait.as_secs_f64() < 3.2,
+        "{wait:?}"
+    );
+    let plan = decide(&with_pod(run.clone(), young.clone()), 7);
+    assert_eq!(says(&plan), (Phase::Pending, reasons::VOLUME.to_owned()));
+    let plan = decide(&with_pod(after(&run, &plan), young), 60);
+    assert!(is_idle(&plan) && plan.again == Again::OnChange, "said once");
+}
+
+#[test]
+fn the_run_is_running_from_the_agents_start() {
+    let run = attempted(json!({}));
+    let plan = decide(&with_pod(run.clone(), running_pod(1)), 10);
+    assert_eq!(
+        says(&plan),
+        (Phase::Running, reasons::AGENT_RUNNING.to_owned())
+    );
+    let status = plan.status.as_ref().unwrap();
+    assert_eq!(
+        status.start_time.as_ref().unwrap().0,
+        at(5),
+        "the agent's start, not the look at it"
+    );
+    assert!(is_idle(&decide(
+        &with_pod(after(&run, &plan), running_pod(1)),
+        20
+    )));
+}
+
+#[test]
+fn a_run_ends_row_first_and_then_lets_everything_go() {
+    let run = working(json!({}));
+    let pod = ended_pod(
+        1,
+        &said(&termination(Outcome::Completed, reasons::COMPLETED)),
+    );
+    let plan = decide(&with_pod(run, pod), 70);
+    let Ledger::Final(row) = &plan.ledger else {
+        panic!("the row is final")
+    };
+    assert_eq!((row.phase, row.attempt), (Phase::Completed, 1));
+    assert_eq!(row.usage, Some(usage(1)));
+    assert_eq!(
+        says(&plan),
+        (Phase::Completed, reasons::COMPLETED.to_owned())
+    );
+    let status = plan.status.as_ref().unwrap();
+    assert_eq!(status.duration.as_deref(), Some("1m0s"));
+    assert_eq!(status.changes.as_deref(), Some("3 files +40 -2"));
+    assert_eq!(status.model.as_deref(), Some("claude-1"));
+    assert_eq!(condition(&plan, kinds::READY), "True");
+    assert_eq!(condition(&plan, kinds::RECORDED), "True");
+    let unrecorded = plan.status_unrecorded.as_ref().unwrap();
+    assert!(!crate::controller::status::is_recorded(unrecorded));
+    assert_eq!(unrecorded.phase, Phase::Completed);
+    assert_eq!((plan.release.len(), plan.delete.len()), (1, 1));
+    assert_eq!(plan.unprotect, Unprotect::WhenRecorded);
+}
+
+#[test]
+fn a_finished_run_is_cleared_and_then_nothing_is_left_to_do() {
+    let pod = ended_pod(
+        1,
+        &said(&termination(Outcome::Completed, reasons::COMPLETED)),
+    );
+    let run = working(json!({}));
+    let done = after(&run, &decide(&with_pod(run.clone(), pod.clone()), 70));
+    // The pod is still in the cache: the controller was stopped in between.
+    let plan = decide(&with_pod(done.clone(), pod), 80);
+    assert_eq!((plan.release.len(), plan.delete.len()), (1, 1));
+    assert_eq!(plan.unprotect, Unprotect::Now);
+    assert!(plan.status.is_none() && plan.ledger == Ledger::Nothing);
+    let mut free = done;
+    free.metadata.finalizers = None;
+    for run in [free.clone(), killed(free.clone()), deleted(free)] {
+        assert!(
+            is_idle(&decide(&observed(run), 90)),
+            "a finished run isn't changed"
+        );
+    }
+}
+
+#[test]
+fn a_row_that_could_not_be_written_is_written_later_and_holds_only_the_run() {
+    let run = working(json!({}));
+    let pod = ended_pod(
+        1,
+        &said(&termination(Outcome::Completed, reasons::COMPLETED)),
+    );
+    let plan = decide(&with_pod(run.clone(), pod), 70);
+    let mut unrecorded = run;
+    unrecorded.status = plan.status_unrecorded.map(|status| *status);
+    let retry = decide(&observed(unrecorded.clone()), 80);
+    assert_eq!(
+        retry.ledger, plan.ledger,
+        "the same row, from the status alone"
+    );
+    assert_eq!(condition(&retry, kinds::RECORDED), "True");
+    assert!(
+        retry.status_unrecorded.is_none(),
+        "nothing new to say while the ledger is away"
+    );
+    assert_eq!(retry.unprotect, Unprotect::WhenRecorded);
+
+    let mut skipping = deleted(unrecorded.clone());
+    let skip = (annotations::SKIP_LEDGER.to_owned(), "true".to_owned());
+    skipping.metadata.annotations = Some([skip.clone()].into());
+    assert_eq!(
+        decide(&observed(skipping), 80).unprotect,
+        Unprotect::Now,
+        "the way out"
+    );
+    unrecorded.metadata.annotations = Some([skip].into());
+    assert_ne!(
+        decide(&observed(unrecorded), 80).unprotect,
+        Unprotect::Now,
+        "only when deleted"
+    );
+}
+
+#[test]
+fn a_killed_run_that_has_no_pod_never_gets_one() {
+    for run in [killed(run(json!({}))), deleted(run(json!({})))] {
+        let plan = decide(&observed(run), 1);
+        assert!(plan.pod.is_none() && plan.verify);
+        assert_eq!(says(&plan).0, Phase::Killed);
+        let status = plan.status.as_ref().unwrap();
+        assert!(status.start_time.is_none() && status.completion_time.is_some());
+        assert_eq!(condition(&plan, kinds::STALLED), "True");
+    }
+}
+
+#[test]
+fn a_killed_run_ends_when_its_pod_has() {
+    let run = killed(working(json!({})));
+    let mut pod = running_pod(1);
+    let plan = decide(&with_pod(run.clone(), pod.clone()), 30);
+    assert_eq!(plan.delete.len(), 1);
+    assert!(
+        plan.status.is_none() && plan.release.is_empty(),
+        "its end is not known yet"
+    );
+    pod.deleting = true;
+    assert!(
+        is_idle(&decide(&with_pod(run.clone(), pod), 31)),
+        "deleted once"
+    );
+    let stopped = ended_pod(1, &said(&termination(Outcome::Stopped, reasons::KILLED)));
+    let plan = decide(&with_pod(run, stopped), 40);
+    assert_eq!(says(&plan), (Phase::Killed, reasons::KILLED.to_owned()));
+    assert_eq!(
+        plan.status
+            .as_ref()
+            .unwrap()
+            .usage
+            .as_ref()
+            .unwrap()
+            .total_tokens,
+        10
+    );
+}
+
+#[test]
+fn a_deleted_run_is_not_held_up_by_a_bad_spec() {
+    let bad = deleted(run(json!({"spec": {"limits": {"timeout": "soon"}}})));
+    assert_eq!(
+        says(&decide(&observed(bad), 1)),
+        (Phase::Killed, reasons::DELETED.to_owned())
+    );
+}
+
+#[test]
+fn a_bad_spec_fails_with_a_sentence_that_names_the_field() {
+    for (spec, field) in [
+        (
+            json!({"limits": {"timeout": "soon"}}),
+            "spec.limits.timeout",
+        ),
+        (
+            json!({"repository": {"url": "ftp://example.com/a"}}),
+            "spec.repository.url",
+        ),
+        (
+            json!({"repository": {"url": "https://u:p@example.com/a"}}),
+            "spec.repository.url",
+        ),
+        (
+            json!({"podTemplate": {"labels": {"a b": "c"}}}),
+            "spec.podTemplate.labels",
+        ),
+        (
+            json!({"podTemplate": {"nodeSelector": {"a": "not a value"}}}),
+            "spec.podTemplate.nodeSelector",
+        ),
+        (json!({"task": ""}), "spec.task"),
+    ] {
+        let plan = decide(&observed(run(json!({"spec": spec}))), 1);
+        assert_eq!(
+            says(&plan),
+            (Phase::Failed, reasons::INVALID_SPEC.to_owned())
+        );
+        let message = plan.status.as_ref().unwrap().message.clone().unwrap();
+        assert!(message.contains(field), "{message}");
+        assert_eq!(condition(&plan, kinds::ACCEPTED), "False");
+        assert!(plan.pod.is_none());
+    }
+}
+
+#[test]
+fn a_lost_pod_is_followed_by_another_attempt_only_once_it_is_gone() {
+    let run = working(json!({}));
+    let stopped = ended_pod(1, &said(&termination(Outcome::Stopped, reasons::KILLED)));
+    let plan = decide(&with_pod(run.clone(), stopped.clone()), 40);
+    assert_eq!(
+        says(&plan),
+        (Phase::Running, reasons::RECOVERING.to_owned())
+    );
+    let status = plan.status.as_ref().unwrap();
+    assert_eq!((status.attempt, status.pod_uid.as_deref()), (Some(2), None));
+    assert!(plan.pod.is_none() && plan.release.len() == 1 && plan.delete.len() == 1);
+
+    let recovering = after(&run, &plan);
+    let mut state = observed(recovering.clone());
+    state.leftovers = vec![stopped];
+    let plan = decide(&state, 41);
+    assert!(plan.pod.is_none(), "the old pod is still there");
+    assert_eq!(plan.release.len(), 1);
+    let plan = decide(&observed(recovering.clone()), 42);
+    assert_eq!(plan.pod.as_ref().unwrap().attempt, 2);
+    assert_eq!(says(&plan).0, Phase::Running);
+    let mut again = after(&recovering, &plan);
+    again.status.as_mut().unwrap().pod_uid = Some("pod-2".to_owned());
+    let plan = decide(&with_pod(again.clone(), running_pod(2)), 50);
+    assert_eq!(
+        says(&plan),
+        (Phase::Running, reasons::AGENT_RUNNING.to_owned())
+    );
+    assert_eq!(
+        plan.status.as_ref().unwrap().start_time.as_ref().unwrap().0,
+        at(5),
+        "set once"
+    );
+    let mut done = termination(Outcome::Completed, reasons::COMPLETED);
+    done.usage = usage(10);
+    let plan = decide(
+        &with_pod(after(&again, &plan), ended_pod(2, &said(&done))),
+        90,
+    );
+    let total = plan.status.as_ref().unwrap().usage.as_ref().unwrap();
+    assert_eq!(
+        (total.total_tokens, total.cost_usd.as_deref()),
+        (110, Some("0.179080"))
+    );
+}
+
+#[test]
+fn a_pod_that_the_api_server_does_not_know_any_more_is_lost() {
+    let state = Observed {
+        pod: CurrentPod::Gone,
+        ..observed(working(json!({})))
+    };
+    let plan = decide(&state, 40);
+    assert_eq!(
+        says(&plan),
+        (Phase::Running, reasons::RECOVERING.to_owned())
+    );
+    assert!(
+        plan.pod.is_none(),
+        "the new attempt is written down before it is made"
+    );
+    let state = Observed {
+        pod: CurrentPod::Gone,
+        ..observed(attempted(json!({})))
+    };
+    assert_eq!(
+        says(&decide(&state, 40)).0,
+        Phase::Pending,
+        "it had never started"
+    );
+}
+
+#[test]
+fn a_pod_is_not_lost_for_ever() {
+    let mut run = working(json!({}));
+    for attempt in 1..=6 {
+        run.status.as_mut().unwrap().pod_uid = Some(format!("pod-{attempt}"));
+        let state = Observed {
+            pod: CurrentPod::Gone,
+            ..observed(run.clone())
+        };
+        let plan = decide(&state, 40);
+        run = after(&run, &plan);
+        let expected = if attempt <= 5 {
+            Phase::Running
+        } else {
+            Phase::Failed
+        };
+        assert_eq!(says(&plan).0, expected, "attempt {attempt}");
+    }
+    assert_eq!(
+        run.status.unwrap().reason.as_deref(),
+        Some(reasons::LOST_TOO_OFTEN)
+    );
+}
+
+#[test]
+fn with_a_stale_cache_a_finished_runs_deleted_pod_makes_no_new_one() {
+    // The cache still says Running; the pod, ended and recorded, is gone. What is planned carries
+    // the old resource version and no pod: the API server refuses it, and nothing has happened.
+    let stale = Observed {
+        pod: CurrentPod::Gone,
+        ..observed(working(json!({})))
+    };
+    let plan = decide(&stale, 80);
+    assert!(plan.pod.is_none() && plan.ledger_is_not_final());
+    // The same before the first status: the pod is asked for, but only of the newest version.
+    let plan = decide(&observed(run(json!({}))), 80);
+    assert!(plan.pod.is_some() && plan.verify);
+    // And a kill seen without any pod ends the run in the ledger only if that is the newest.
+    let plan = decide(&observed(killed(run(json!({})))), 80);
+    assert!(plan.verify);
+}
+
+impl Plan {
+    fn ledger_is_not_final(&self) -> bool {
+        !matches!(self.ledger, Ledger::Final(_))
+    }
+}
+
+#[test]
+fn a_pod_whose_uid_was_not_written_down_is_taken_over() {
+    let plan = decide(&with_pod(run(json!({})), running_pod(1)), 10);
+    assert!(plan.pod.is_none());
+    assert_eq!(
+        plan.status.as_ref().unwrap().pod_uid.as_deref(),
+        Some("pod-1")
+    );
+}
+
+#[test]
+fn a_checkout_that_can_not_work_fails_at_once() {
+    let run = attempted(json!({}));
+    let failed = termination(Outcome::Failed, reasons::AUTHENTICATION_FAILED);
+    let mut status = status(
+        "supervisor",
+        json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+    );
+    status["lastState"] = terminated(1, "Error", &said(&failed));
+    let pod = pod(
+        1,
+        json!({"phase": "Pending", "conditions": conditions(true), "initContainerStatuses": [status]}),
+    );
+    let plan = decide(&with_pod(run, pod), 10);
+    assert_eq!(
+        says(&plan),
+        (Phase::Failed, reasons::AUTHENTICATION_FAILED.to_owned())
+    );
+    assert!(plan.status.as_ref().unwrap().start_time.is_none());
+    assert_eq!(plan.delete.len(), 1);
+}
+
+#[test]
+fn a_refused_pod_is_tried_again_later_and_an_impossible_one_is_not() {
+    let refusal = |for_good| Refusal {
+        message: "exceeded quota".to_owned(),
+        for_good,
+        again: at(30),
+    };
+    let state = Observed {
+        refusal: Some(refusal(false)),
+        ..observed(run(json!({})))
+    };
+    let plan = decide(&state, 10);
+    assert_eq!(
+        says(&plan),
+        (Phase::Pending, reasons::POD_REFUSED.to_owned())
+    );
+    assert!(plan.pod.is_none() && matches!(plan.again, Again::After(wait) if wait.as_secs() == 20));
+    let later = Observed {
+        run: Arc::new(after(&state.run, &plan)),
+        ..state.clone()
+    };
+    assert!(is_idle(&decide(&later, 15)), "said once");
+    assert!(decide(&later, 31).pod.is_some());
+    let state = Observed {
+        refusal: Some(refusal(true)),
+        ..state
+    };
+    assert_eq!(
+        says(&decide(&state, 10)),
+        (Phase::Failed, reasons::INVALID_SPEC.to_owned())
+    );
+}
+
+#[test]
+fn no_pod_is_made_before_the_server_has_a_certificate() {
+    let state = Observed {
+        server_ca: None,
+        ..observed(run(json!({})))
+    };
+    let plan = decide(&state, 1);
+    assert!(is_idle(&plan) && matches!(plan.again, Again::After(_)));
+    assert_eq!(
+        says(&decide(&state, 20)).0,
+        Phase::Pending,
+        "and after a while it says so"
+    );
+}
+
+#[test]
+fn a_run_waits_for_its_workspace() {
+    let lasting = || run(json!({"spec": {"workspace": {"persistent": true}}}));
+    let plan = decide(&observed(lasting()), 1);
+    assert_eq!(plan.workspace.as_ref().unwrap().name, "hello");
+    assert!(plan.pod.is_none() && plan.status.is_none());
+
+    let with = |view| Observed {
+        workspace: Some(view),
+        ..observed(lasting())
+    };
+    assert!(
+        is_idle(&decide(&with(workspace(None)), 1)),
+        "it is about to be assigned"
+    );
+    let plan = decide(&with(workspace(Some(("other-uid", "other")))), 1);
+    assert_eq!(says(&plan), (Phase::Pending, reasons::WORKSPACE.to_owned()));
+    assert!(
+        plan.status
+            .as_ref()
+            .unwrap()
+            .message
+            .as_ref()
+            .unwrap()
+            .contains("held by run other")
+    );
+    assert_eq!(condition(&plan, kinds::WORKSPACE_READY), "False");
+
+    let mine = workspace(Some((UID, "hello")));
+    let plan = decide(&with(mine.clone()), 1);
+    assert_eq!(
+        plan.pod.as_ref().unwrap().claim.as_deref(),
+        Some("workspace-hello")
+    );
+    assert_eq!(condition(&plan, kinds::WORKSPACE_READY), "True");
+    let leaving = WorkspaceView {
+        deleting: true,
+        ..mine
+    };
+    assert!(decide(&with(leaving), 1).pod.is_none());
+}
+
+#[test]
+fn a_workspace_of_another_size_is_used_and_said() {
+    let lasting = run(json!({"spec": {"workspace": {"persistent": true, "size": "5Gi"}}}));
+    let state = Observed {
+        workspace: Some(workspace(Some((UID, "hello")))),
+        ..observed(lasting)
+    };
+    let plan = decide(&state, 1);
+    assert!(plan.pod.is_some());
+    let status = plan.status.as_ref().unwrap();
+    let ready = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == kinds::WORKSPACE_READY)
+        .unwrap();
+    assert!(
+        ready.status == "True" && ready.message.contains("size 1Gi"),
+        "{ready:?}"
+    );
+}
+
+#[test]
+fn what_was_decided_for_the_first_attempt_holds_for_the_next() {
+    let run = attempted(json!({}));
+    let changed = Config {
+        agent_image: "agent:2".to_owned(),
+        ..config()
+    };
+    let state = Observed {
+        pod: CurrentPod::Gone,
+        ..observed(run.clone())
+    };
+    let next = after(&run, &plan::plan(&state, &changed, at(20)));
+    let plan = plan::plan(&observed(next), &changed, at(21));
+    assert_eq!(plan.pod.unwrap().resolved.image, "agent:1");
+}

@@ -1,0 +1,195 @@
+//! The pod that is made for a run.
+
+use super::*;
+use crate::controller::{pod as build, validate};
+use crate::names::annotations;
+use crate::pod::{Assignment, paths};
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+fn pod_of(run: &WorkflowRun, claim: Option<&str>) -> Pod {
+    let resolved = validate::resolve(run, &config()).unwrap();
+    build::build(run, &resolved, 2, claim, "CA", &config()).unwrap()
+}
+
+fn mounts(container: &Container) -> Vec<(String, String, String)> {
+    let mounts = container.volume_mounts.as_ref().unwrap();
+    mounts
+        .iter()
+        .map(|mount| {
+            (
+                mount.name.clone(),
+                mount.mount_path.clone(),
+                mount.sub_path.clone().unwrap_or_default(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn only_the_supervisor_sees_secrets_and_tokens() {
+    let run = run(
+        json!({"spec": {"repository": {"url": "https://git.example.com/a", "secretName": "git"}}}),
+    );
+    let spec = pod_of(&run, None).spec.unwrap();
+    let agent = &spec.containers[0];
+    for (name, _, _) in mounts(agent) {
+        assert!(
+            ["workspace", "door", "bin", "agent-tmp"].contains(&name.as_str()),
+            "{name}"
+        );
+    }
+    assert!(agent.env_from.is_none());
+    let env: Vec<_> = agent
+        .env
+        .as_ref()
+        .unwrap()
+        .iter()
+        .map(|env| env.name.as_str())
+        .collect();
+    assert_eq!(env, ["HOME"]);
+    assert_eq!(spec.automount_service_account_token, Some(false));
+    assert!(
+        mounts(agent)
+            .iter()
+            .all(|(_, _, sub)| !sub.starts_with("state")),
+        "nor the journal"
+    );
+    let inits = spec.init_containers.unwrap();
+    let supervisor = mounts(&inits[1]);
+    for path in [
+        paths::MODEL_SECRET,
+        paths::GIT_SECRET,
+        paths::STATE,
+        "/var/run/secrets/runledger",
+    ] {
+        assert!(supervisor.iter().any(|(_, at, _)| at == path), "{path}");
+    }
+    assert!(
+        supervisor
+            .iter()
+            .all(|(_, _, sub)| !sub.starts_with("home"))
+    );
+    assert_eq!(inits[1].restart_policy.as_deref(), Some("Always"));
+}
+
+#[test]
+fn every_container_is_restricted() {
+    let spec = pod_of(&run(json!({})), None).spec.unwrap();
+    let inits = spec.init_containers.unwrap();
+    for container in inits.iter().chain(&spec.containers) {
+        let security = container.security_context.as_ref().unwrap();
+        assert_eq!(security.allow_privilege_escalation, Some(false));
+        assert_eq!(security.read_only_root_filesystem, Some(true));
+        assert_eq!(
+            security.capabilities.as_ref().unwrap().drop.as_deref(),
+            Some(&["ALL".to_owned()][..])
+        );
+    }
+    let security = spec.security_context.unwrap();
+    assert_eq!(
+        (security.run_as_user, security.run_as_non_root),
+        (Some(1000), Some(true))
+    );
+    assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
+}
+
+#[test]
+fn the_assignment_is_what_the_supervisor_reads() {
+    let run = run(json!({"spec": {
+        "limits": {"timeout": "1h30m"},
+        "agent": {"model": "sonnet", "maxTurns": 3},
+        "repository": {"url": "https://git.example.com/a", "push": {"when": "Always", "branch": "x"}},
+    }}));
+    let pod = pod_of(&run, Some("workspace-hello"));
+    let annotations = pod.metadata.annotations.as_ref().unwrap();
+    let assignment: Assignment =
+        serde_json::from_str(&annotations[annotations::ASSIGNMENT]).unwrap();
+    assert_eq!(
+        (assignment.attempt, assignment.timeout_seconds),
+        (2, Some(5400))
+    );
+    assert_eq!(assignment.run_id.to_string(), UID);
+    assert_eq!(assignment.agent.max_turns, Some(3));
+    assert_eq!(assignment.server.ca, "CA");
+    assert!(assignment.repository.unwrap().push.unwrap().always);
+    assert_eq!(annotations[annotations::TASK], "Say hello.");
+    assert_eq!(pod.metadata.name.as_deref(), Some("hello-2"));
+    assert_eq!(
+        pod.metadata.finalizers.as_deref(),
+        Some(&[finalizers::POD.to_owned()][..])
+    );
+    assert_eq!(pod.metadata.owner_references.as_ref().unwrap()[0].uid, UID);
+    let spec = pod.spec.unwrap();
+    assert!(spec.active_deadline_seconds.unwrap() > 5400 + 600);
+}
+
+#[test]
+fn a_task_in_a_config_map_is_mounted_and_not_copied() {
+    let from = json!({"spec": {"task": null, "taskFrom": {"configMapKeyRef": {"name": "tasks", "key": "k"}}}});
+    let pod = pod_of(&run(from), None);
+    assert!(
+        !pod.metadata
+            .annotations
+            .unwrap()
+            .contains_key(annotations::TASK)
+    );
+    let spec = pod.spec.unwrap();
+    let volume = spec
+        .volumes
+        .as_ref()
+        .unwrap()
+        .iter()
+        .find(|volume| volume.name == "task")
+        .unwrap();
+    let items = volume.config_map.as_ref().unwrap().items.as_ref().unwrap();
+    assert_eq!(
+        (items[0].key.as_str(), items[0].path.as_str()),
+        ("k", "task")
+    );
+}
+
+#[test]
+fn a_run_can_not_overwrite_what_the_pod_is_known_by() {
+    // Admission refuses it; should it be off, ours still wins.
+    let run = run(json!({"spec": {"podTemplate": {
+        "labels": {(labels::RUN_UID): "other", "team": "a"},
+        "annotations": {(annotations::ASSIGNMENT): "{}"},
+    }}}));
+    let meta = pod_of(&run, None).metadata;
+    assert_eq!(meta.labels.as_ref().unwrap()[labels::RUN_UID], UID);
+    assert_eq!(meta.labels.as_ref().unwrap()["team"], "a");
+    assert!(meta.annotations.unwrap()[annotations::ASSIGNMENT].contains(UID));
+}
+
+#[test]
+fn a_run_without_a_lasting_volume_gets_an_empty_one_of_its_size() {
+    let volumes = pod_of(&run(json!({})), None).spec.unwrap().volumes.unwrap();
+    let volume = volumes
+        .iter()
+        .find(|volume| volume.name == "workspace")
+        .unwrap();
+    assert_eq!(
+        volume
+            .empty_dir
+            .as_ref()
+            .unwrap()
+            .size_limit
+            .as_ref()
+            .unwrap()
+            .0,
+        "1Gi"
+    );
+    let volumes = pod_of(&run(json!({})), Some("c"))
+        .spec
+        .unwrap()
+        .volumes
+        .unwrap();
+    let volume = volumes
+        .iter()
+        .find(|volume| volume.name == "workspace")
+        .unwrap();
+    assert_eq!(
+        volume.persistent_volume_claim.as_ref().unwrap().claim_name,
+        "c"
+    );
+}

@@ -1,0 +1,126 @@
+//! The figures of a status: exact, and no attempt counted twice.
+
+use super::*;
+use crate::api::run::Phase;
+use crate::controller::end::Verdict;
+use crate::controller::{record, status};
+use crate::names::reasons;
+use crate::wire::EarlierAttempt;
+
+fn ended(run: &WorkflowRun, termination: Termination) -> crate::api::WorkflowRunStatus {
+    let verdict = Verdict {
+        phase: Phase::Completed,
+        reason: reasons::COMPLETED.to_owned(),
+        message: "Done.".to_owned(),
+        termination: Some(Box::new(termination)),
+    };
+    status::ended(run, &verdict, None, true, at(100))
+}
+
+#[test]
+fn figures_of_an_earlier_attempt_that_come_late_are_added_once() {
+    let first = working(json!({}));
+    let lost = status::recovering(&first, None, "its pod vanished", None, at(20));
+    assert!(lost.usage.is_none(), "nobody knows yet what it used");
+    let second = WorkflowRun {
+        status: Some(lost),
+        ..first
+    };
+    let mut said = termination(Outcome::Completed, reasons::COMPLETED);
+    said.usage = usage(100);
+    said.earlier = vec![EarlierAttempt {
+        attempt: 1,
+        usage: usage(1),
+    }];
+    let once = ended(&second, said.clone());
+    assert_eq!(once.usage.as_ref().unwrap().total_tokens, 1010);
+    assert_eq!(once.usage.as_ref().unwrap().turns, 4);
+    let again = WorkflowRun {
+        status: Some(once.clone()),
+        ..second
+    };
+    assert_eq!(
+        ended(&again, said).usage,
+        once.usage,
+        "told twice, counted once"
+    );
+    assert_eq!(
+        once.attempts.iter().map(|a| a.attempt).collect::<Vec<_>>(),
+        [1, 2]
+    );
+    let row = record::of(&again, &once).unwrap();
+    assert_eq!(row.usage, Some(usage(100)));
+    assert_eq!(
+        row.earlier,
+        [EarlierAttempt {
+            attempt: 1,
+            usage: usage(1)
+        }]
+    );
+}
+
+#[test]
+fn an_attempt_can_not_claim_figures_of_its_own_or_later_ones() {
+    let run = working(json!({}));
+    let mut said = termination(Outcome::Completed, reasons::COMPLETED);
+    said.earlier = vec![
+        EarlierAttempt {
+            attempt: 1,
+            usage: usage(50),
+        },
+        EarlierAttempt {
+            attempt: 9,
+            usage: usage(50),
+        },
+    ];
+    assert_eq!(ended(&run, said).usage.unwrap().total_tokens, 10);
+}
+
+#[test]
+fn money_goes_there_and_back_without_a_float() {
+    for micro in [0, 1, 16_280, 999_999, 1_000_000, 123_456_789_012] {
+        assert_eq!(status::micro_usd(&status::usd(micro)), Some(micro));
+    }
+    assert_eq!(status::usd(16_280), "0.016280");
+    assert_eq!(status::micro_usd("1.5"), None);
+}
+
+#[test]
+fn a_transcript_that_was_cut_off_is_pointed_at() {
+    let run = working(json!({}));
+    let mut said = termination(Outcome::Completed, reasons::COMPLETED);
+    said.acknowledged = 4;
+    let status = ended(&run, said);
+    assert_eq!(status.transcript_missing_from, Some(5));
+    assert_eq!(
+        record::of(&run, &status).unwrap().transcript_missing_from,
+        Some(5)
+    );
+}
+
+#[test]
+fn a_run_in_the_ledger_has_its_workspace_session_and_task() {
+    let run =
+        run(json!({"spec": {"session": {"name": "parser"}, "workspace": {"persistent": true}}}));
+    let holder = workspace(Some((UID, "hello")));
+    let state = Observed {
+        workspace: Some(holder.clone()),
+        ..observed(run.clone())
+    };
+    let status = decide(&state, 1).status.unwrap();
+    let row = record::of(&run, &status).unwrap();
+    assert_eq!(row.workspace_id.unwrap().to_string(), holder.uid);
+    assert_eq!(
+        (row.session_name.as_str(), row.task.as_deref()),
+        ("parser", Some("Say hello."))
+    );
+    assert_eq!(
+        status.workspace.as_deref(),
+        Some("parser"),
+        "named after its session"
+    );
+    assert_eq!(
+        status.session_id.unwrap(),
+        crate::ids::session("runs", "parser").to_string()
+    );
+}
