@@ -151,8 +151,8 @@ fn over(observed: &Observed, verdict: &Verdict, pod: Option<&PodView>, now: Time
     let pods: Vec<&PodView> = pod.into_iter().chain(&observed.leftovers).collect();
     let ledger = record::of(run, &new).map_or(Ledger::Nothing, |row| Ledger::Final(Box::new(row)));
     Plan {
-        // The ledger takes no end back; without the supervisor's word it rests on the cache alone.
-        verify: verdict.termination.is_none(),
+        // The ledger takes no end back.
+        verify: true,
         ledger,
         status: Some(Box::new(new)),
         status_unrecorded: Some(Box::new(status::ended(run, verdict, pod, false, now))),
