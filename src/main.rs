@@ -19,7 +19,7 @@ enum Command {
     /// Print the CustomResourceDefinitions.
     Crds(runledger::api::definitions::Args),
     /// Reconcile WorkflowRuns and Workspaces.
-    Controller(runledger::controller::Args),
+    Controller(Box<runledger::controller::Args>),
     /// End all runs and take every finalizer off, so that Runledger can be removed.
     Uninstall(runledger::uninstall::Args),
     /// Copy this binary into a folder (init container of a run's pod).
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Server(args) => within_runtime(runledger::server::run(args))?,
         Command::Migrate(args) => within_runtime(runledger::ledger::migrate::run(args))?,
         Command::Crds(args) => runledger::api::definitions::run(&args)?,
-        Command::Controller(args) => within_runtime(runledger::controller::run(args))?,
+        Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,
         Command::Install(args) => runledger::install::run(&args)?,
         Command::Supervise(args) => within_runtime(runledger::supervise::run(args))?,
