@@ -47,6 +47,15 @@ securityContext:
     secretKeyRef:
       name: {{ required "database.existingSecret is empty: name a Secret of this namespace that has a Postgres URI in its key `uri`" .Values.database.existingSecret }}
       key: {{ .Values.database.key }}
+{{- with .Values.database.caKey }}
+# Its text, not a path; libpq's own variable takes a path only, the driver takes either.
+- name: PGSSLROOTCERT
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.Values.database.existingSecret }}
+      key: {{ . }}
+      optional: true
+{{- end }}
 {{- end }}
 
 {{/* Where the pods of a Deployment run: its own values, and not all on one node. */}}
