@@ -140,6 +140,12 @@ impl Books {
             );
             return Ok(());
         }
+        let branch = status.git.as_ref().map(|git| git.branch.clone());
+        ensure!(
+            branch == row.git_branch,
+            "branch {branch:?} and {:?}",
+            row.git_branch
+        );
         ensure!(
             of_status == of_row,
             "status {of_status:?}\nrow    {of_row:?}"

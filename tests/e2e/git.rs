@@ -34,10 +34,6 @@ impl Clone {
         clone
             .args(["-c", &format!("http.sslCAInfo={}", ca.display())])
             .args([
-                "-c",
-                &format!("http.curloptResolve={}", world.stage.git_outside_resolve),
-            ])
-            .args([
                 "clone",
                 "--quiet",
                 "--mirror",

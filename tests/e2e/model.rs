@@ -12,7 +12,6 @@ use crate::world::World;
 pub(crate) struct Sent {
     pub(crate) kind: String,
     pub(crate) path: String,
-    pub(crate) scenario: String,
     pub(crate) turn: usize,
     #[serde(rename = "try")]
     pub(crate) attempt: usize,
@@ -47,10 +46,7 @@ impl From<Kinds> for Tokens {
 /// What was sent under a tag, in order of the responses' ends; under any where absent.
 pub(crate) async fn sent(world: &World, tag: Option<&str>) -> Result<Vec<Sent>> {
     let key = tag.map(|tag| format!("/{tag}")).unwrap_or_default();
-    let path = format!(
-        "/api/v1/namespaces/{STAGE}/services/{}/proxy/log{key}",
-        world.stage.model_service
-    );
+    let path = format!("/api/v1/namespaces/{STAGE}/services/https:model:443/proxy/log{key}");
     let request = http::Request::get(path).body(Vec::new())?;
     world
         .kube

@@ -212,7 +212,6 @@ pub(crate) async fn an_unreachable_repository_is_named_and_the_run_goes_on_when_
 /// Lets a port of the git server's Service lead to that port of its pod.
 async fn open(case: &Case, port: u16, target: u16) -> Result<()> {
     let patch = json!({"spec": {"ports": [{"name": "late", "port": port, "targetPort": target, "protocol": "TCP"}]}});
-    let service = &case.world.stage.git_service;
     case.world
         .kubectl(
             &[
@@ -220,7 +219,7 @@ async fn open(case: &Case, port: u16, target: u16) -> Result<()> {
                 STAGE,
                 "patch",
                 "service",
-                service,
+                "git",
                 "--type=strategic",
                 "-p",
                 &patch.to_string(),

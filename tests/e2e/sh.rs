@@ -1,5 +1,6 @@
 //! Commands of the host: started with a deadline, output collected, failure told with its output.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -92,6 +93,25 @@ pub(crate) async fn run_loudly(command: &mut Command, deadline: Duration) -> Res
         bail!("{what} ended with {}:\n{stdout}", output.status);
     }
     Ok(stdout)
+}
+
+/// Variables as they are after a shell has read that script: it is the one reader of its own quoting.
+pub(crate) async fn evaluate(script: &str, names: &[&str]) -> Result<BTreeMap<String, String>> {
+    let mut printed = format!("{script}\n");
+    for name in names {
+        printed.push_str(&format!("printf '%s\\n' \"${name}\"\n"));
+    }
+    let values = run(
+        Command::new("sh").args(["-c", &printed]),
+        None,
+        Duration::from_secs(10),
+    )
+    .await?;
+    Ok(names
+        .iter()
+        .map(ToString::to_string)
+        .zip(values.lines().map(str::to_owned))
+        .collect())
 }
 
 fn describe(command: &Command) -> String {

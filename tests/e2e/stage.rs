@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -27,14 +29,9 @@ pub(crate) struct Stage {
     pub(crate) ca: String,
     /// Host of the git server, as pods call it.
     pub(crate) git_host: String,
-    pub(crate) git_service: String,
     /// The same repository from the host, credentials included.
     pub(crate) git_outside_url: String,
-    /// For git's `http.curloptResolve`.
-    pub(crate) git_outside_resolve: String,
     pub(crate) model_host: String,
-    /// As the API server's proxy wants it.
-    pub(crate) model_service: String,
     pub(crate) agent_image: String,
 }
 
@@ -122,45 +119,140 @@ async fn twin(
 }
 
 impl Stage {
+    /// Brings the stage up, or finds it.
     pub(crate) async fn up(
         root: &Path,
         environment: &BTreeMap<String, String>,
-        kube: &Client,
+        images: &str,
     ) -> Result<Self> {
-        anyhow::bail!(
-            "not yet {root:?} {environment:?} {}",
-            kube.default_namespace()
-        )
+        let list = tempfile::NamedTempFile::new()?;
+        std::fs::write(list.path(), images)?;
+        let mut up = command(root, environment, "tests/stage/up");
+        up.arg(list.path());
+        let printed = sh::run_loudly(&mut up, Duration::from_secs(400)).await?;
+        let script = format!(". '{}'", printed.trim());
+        let names = ["STAGE_CA", "STAGE_DATABASE_URL", "STAGE_GIT_URL"];
+        let values = sh::evaluate(&script, &names).await?;
+        let value = |name: &str| {
+            values
+                .get(name)
+                .cloned()
+                .context("the stage printed no address")
+        };
+        let secret = async |name: &str, key: &str| {
+            let path = format!("jsonpath={{.data.{key}}}");
+            let mut get = command(root, environment, "kubectl");
+            get.args(["-n", STAGE, "get", "secret", name, "-o", &path]);
+            let coded = sh::run(&mut get, None, Duration::from_secs(30)).await?;
+            anyhow::Ok(String::from_utf8(STANDARD.decode(coded.trim())?)?)
+        };
+        Ok(Self {
+            ledger_url: value("STAGE_DATABASE_URL")?,
+            api_key: secret("model", "ANTHROPIC_API_KEY").await?,
+            git_username: secret("git", "username").await?,
+            git_password: secret("git", "password").await?,
+            ca: std::fs::read_to_string(value("STAGE_CA")?)?,
+            git_host: format!("git.{STAGE}.svc"),
+            git_outside_url: value("STAGE_GIT_URL")?,
+            model_host: format!("model.{STAGE}.svc"),
+            agent_image: reference(images, "agent")?,
+        })
     }
 }
 
-/// Brings the built images into the cluster.
+/// Reference of an image, as its build printed it.
+fn reference(images: &str, name: &str) -> Result<String> {
+    images
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(first, _)| *first == name)
+        .and_then(|(_, rest)| rest.split_whitespace().next())
+        .map(str::to_owned)
+        .with_context(|| format!("no image {name} was built:\n{images}"))
+}
+
+/// Brings the built images into the cluster, those that it does not have yet.
 pub(crate) async fn load(
     root: &Path,
     environment: &BTreeMap<String, String>,
     images: &str,
 ) -> Result<()> {
-    let mut load = command(root, environment, "sh");
-    load.args([
-        "tests/cluster/cluster.sh",
-        "load-image",
-        "--name",
-        environment.get("RUNLEDGER_CLUSTER").context("no cluster")?,
+    let variable = |name: &str| {
+        environment
+            .get(name)
+            .context("the cluster printed too little")
+    };
+    let cluster = ["--name", variable("RUNLEDGER_CLUSTER")?.as_str()];
+    let tool = || {
+        let mut tool = command(root, environment, "sh");
+        tool.arg("tests/cluster/cluster.sh");
+        tool
+    };
+    let mut list = tool();
+    list.arg("exec")
+        .args(cluster)
+        .args(["--", "ctr", "--address"]);
+    list.args([
+        variable("RUNLEDGER_CONTAINERD_SOCKET")?,
+        "-n",
+        "k8s.io",
+        "images",
+        "ls",
+        "-q",
     ]);
-    load.args(
-        images
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(2)),
-    );
-    sh::run_loudly(&mut load, Duration::from_secs(600)).await?;
+    let there = sh::run(&mut list, None, Duration::from_secs(60)).await?;
+    for line in images.lines() {
+        let mut fields = line.split_whitespace().skip(1);
+        let (Some(image), Some(archive)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        if !there.lines().any(|line| line == image) {
+            let mut load = tool();
+            load.arg("load-image").args(cluster).arg(archive);
+            sh::run_loudly(&mut load, Duration::from_secs(600)).await?;
+        }
+    }
     Ok(())
 }
 
+/// Installs the chart as its README says, with the stage's Postgres and model.
 pub(crate) async fn install(
     root: &Path,
     environment: &BTreeMap<String, String>,
     images: &str,
+    stage: &Stage,
 ) -> Result<()> {
-    let _ = (RELEASE, SYSTEM, root, environment, images);
+    let mut give = command(root, environment, "tests/stage/give");
+    give.args(["database", SYSTEM]);
+    sh::run(&mut give, None, Duration::from_secs(60)).await?;
+    let ca = tempfile::NamedTempFile::new()?;
+    std::fs::write(ca.path(), &stage.ca)?;
+    let mut helm = command(root, environment, "helm");
+    helm.args([
+        "upgrade",
+        "--install",
+        RELEASE,
+        "charts/runledger",
+        "-n",
+        SYSTEM,
+    ])
+    .args(["--wait", "--timeout", "5m"])
+    .args(["--set", "database.existingSecret=postgres"])
+    .args([
+        "--set",
+        &format!("images.runledger={}", reference(images, "runledger")?),
+    ])
+    .args(["--set", &format!("agent.image={}", stage.agent_image)])
+    .args([
+        "--set",
+        &format!("model.baseUrl=https://{}", stage.model_host),
+    ])
+    .args([
+        "--set-file",
+        &format!("model.caBundle={}", ca.path().display()),
+    ]);
+    sh::run(&mut helm, None, Duration::from_secs(360))
+        .await
+        .context("helm upgrade --install")?;
     Ok(())
 }

@@ -47,8 +47,8 @@ impl World {
         .await?;
         let kube = Client::try_from(config)?;
         stage::load(&root, &environment, &images).await?;
-        let stage = Stage::up(&root, &environment, &kube).await?;
-        stage::install(&root, &environment, &images).await?;
+        let stage = Stage::up(&root, &environment, &images).await?;
+        stage::install(&root, &environment, &images, &stage).await?;
         let ledger = sqlx::postgres::PgPoolOptions::new()
             .max_connections(8)
             .acquire_timeout(Duration::from_secs(10))
@@ -180,23 +180,6 @@ impl World {
             .await
     }
 
-    /// Restarts of every container of the product, by pod and container.
-    pub(crate) async fn restarts(&self) -> Result<BTreeMap<String, i32>> {
-        let pods = self.api::<Pod>(SYSTEM).list(&ListParams::default()).await?;
-        let mut restarts = BTreeMap::new();
-        for pod in pods {
-            let name = pod.metadata.name.clone().unwrap_or_default();
-            for status in pod
-                .status
-                .and_then(|status| status.container_statuses)
-                .unwrap_or_default()
-            {
-                restarts.insert(format!("{name}/{}", status.name), status.restart_count);
-            }
-        }
-        Ok(restarts)
-    }
-
     /// Waits until Postgres answers.
     pub(crate) async fn ledger_answers(&self, deadline: Duration) -> Result<()> {
         eventually("Postgres answers", deadline, || async {
@@ -231,7 +214,6 @@ async fn cluster(root: &Path) -> Result<BTreeMap<String, String>> {
         }
     };
     let script = sh::run_loudly(&mut up, Duration::from_secs(20 * 60)).await?;
-    // A shell is the one reader of its own quoting.
     let names = [
         "KUBECONFIG",
         "PATH",
@@ -244,21 +226,7 @@ async fn cluster(root: &Path) -> Result<BTreeMap<String, String>> {
         "RUNLEDGER_NODE_IP",
         "RUNLEDGER_HOST_IP",
     ];
-    let mut printed = format!("{script}\n");
-    for name in names {
-        printed.push_str(&format!("printf '%s\\n' \"${name}\"\n"));
-    }
-    let values = sh::run(
-        Command::new("sh").args(["-c", &printed]),
-        None,
-        Duration::from_secs(10),
-    )
-    .await?;
-    Ok(names
-        .iter()
-        .map(ToString::to_string)
-        .zip(values.lines().map(str::to_owned))
-        .collect())
+    sh::evaluate(&script, &names).await
 }
 
 /// Builds every image that the suite needs and returns what the build printed.
