@@ -81,7 +81,7 @@ impl Case {
         for space in self.spaces() {
             let arguments = ["delete", "namespace", &space.namespace, "--wait=false"];
             if let Err(error) = self.world.kubectl(&arguments, None).await {
-                eprintln!("{}: {error:?}", self.name);
+                eprintln!("{}: {error:#}", self.name);
             }
         }
     }

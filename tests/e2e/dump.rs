@@ -76,7 +76,7 @@ async fn of_space(world: &World, space: &Space, text: &mut String) {
 async fn section(world: &World, text: &mut String, arguments: &[&str]) {
     let shown = match world.try_kubectl(arguments, None).await {
         Ok(output) => output.all(),
-        Err(error) => format!("{error:?}"),
+        Err(error) => format!("{error:#}"),
     };
     let _ = writeln!(text, "---- kubectl {}\n{shown}", arguments.join(" "));
 }

@@ -71,7 +71,7 @@ pub(crate) fn main(tests: Vec<Test>) -> ExitCode {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("the suite could not run: {error:?}");
+            eprintln!("the suite could not run: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -120,7 +120,7 @@ async fn one(world: &Arc<World>, test: Test) -> Option<&'static str> {
     let task = tokio::spawn(tokio::time::timeout(LONGEST, (test.body)(case.clone())));
     let error = match task.await {
         Ok(Ok(Ok(()))) => None,
-        Ok(Ok(Err(error))) => Some(format!("{error:?}")),
+        Ok(Ok(Err(error))) => Some(format!("{error:#}")),
         Ok(Err(_)) => Some(format!("not done after {} s", LONGEST.as_secs())),
         Err(panic) => Some(panic_text(panic)),
     };
