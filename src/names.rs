@@ -85,6 +85,10 @@ pub mod reasons {
     pub const MISSING_STORAGE_CLASS: &str = "MissingStorageClass";
     /// The repository's host does not answer; it is tried again.
     pub const REPOSITORY_UNREACHABLE: &str = "RepositoryUnreachable";
+    /// The repository refused the credentials, or wants some (an end only where the run names no Secret).
+    pub const AUTHENTICATION_FAILED: &str = "AuthenticationFailed";
+    /// A Secret does not name the host that it would be sent to.
+    pub const HOST_NOT_ALLOWED: &str = "HostNotAllowed";
     /// The API server, its admission or the node refused the pod.
     pub const POD_REFUSED: &str = "PodRefused";
 
@@ -99,12 +103,8 @@ pub mod reasons {
     pub const COMPLETED: &str = "Completed";
     /// The spec can't be carried out; the message names the field.
     pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// The repository refused the credentials, or wants some.
-    pub const AUTHENTICATION_FAILED: &str = "AuthenticationFailed";
     /// The repository or its branch does not exist, or can't be used.
     pub const CHECKOUT_FAILED: &str = "CheckoutFailed";
-    /// A Secret does not name the host that it would be sent to.
-    pub const HOST_NOT_ALLOWED: &str = "HostNotAllowed";
     /// The model's API answered with an error that retries did not cure.
     pub const MODEL_ERROR: &str = "ModelError";
     /// `agent.maxTurns` was used up.

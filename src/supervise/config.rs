@@ -128,7 +128,8 @@ fn allow(url: &Url, hosts: &[String], field: &str, default: &str) -> Result<(), 
         return Ok(());
     }
     Err(Stop {
-        outcome: Outcome::Failed,
+        // The Secret can be completed, and the run goes on.
+        outcome: Outcome::Waiting,
         reason: reasons::HOST_NOT_ALLOWED,
         message: format!(
             "The Secret of {field} may not be sent to {host}: its key `hosts` (default: {default}) \

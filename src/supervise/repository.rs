@@ -10,6 +10,7 @@ use url::Url;
 use super::config::{self, Args};
 use super::{Error, Stop};
 use crate::git::{self, Access, CheckedOut, Head, Place};
+use crate::names::reasons;
 use crate::pod::{RepositoryAssignment, paths};
 use crate::wire::{Changes, Outcome};
 
@@ -71,7 +72,7 @@ impl Repository {
             }
         };
         done.map_err(Error::Task)?
-            .map_err(|error| Error::Stop(from_git(&error)))
+            .map_err(|error| Error::Stop(from_git(&error, self.access.password.is_some())))
     }
 
     /// Where the agent's HEAD is, and what changed.
@@ -114,9 +115,12 @@ async fn within<T: Send + 'static>(
     }
 }
 
-fn from_git(error: &git::Error) -> Stop {
+/// A password that is refused can be set right in its Secret; that one is wanted and the run names
+/// no Secret can't be cured by waiting.
+fn from_git(error: &git::Error, has_secret: bool) -> Stop {
+    let curable = has_secret && error.reason() == reasons::AUTHENTICATION_FAILED;
     Stop {
-        outcome: if error.is_retryable() {
+        outcome: if error.is_retryable() || curable {
             Outcome::Waiting
         } else {
             Outcome::Failed
