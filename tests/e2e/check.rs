@@ -217,7 +217,8 @@ impl Books {
         Ok(termination)
     }
 
-    /// Each answer that the model sent whole is one message of the ledger, and no other is there.
+    /// Each answer that the model sent whole is one message of the ledger. (A subagent's answer is
+    /// the result of the tool call that made it.)
     pub(crate) async fn every_answer_is_a_message(&self, run: &Run) -> Result<()> {
         let messages = ledger::messages(&run.space.world.ledger, run.id()).await?;
         let said: Vec<_> = messages
@@ -225,11 +226,9 @@ impl Books {
             .filter(|message| message.role == "assistant")
             .map(|message| message.id)
             .collect();
-        for answer in self
-            .sent
-            .iter()
-            .filter(|sent| sent.complete && sent.status == 200 && sent.kind == "turn")
-        {
+        for answer in self.sent.iter().filter(|sent| {
+            sent.complete && sent.status == 200 && sent.kind == "turn" && sent.scenario != "helper"
+        }) {
             let id = ids::message(run.id(), answer.message_id.as_deref().unwrap_or_default());
             let count = said.iter().filter(|said| **said == id).count();
             ensure!(count == 1, "{count} messages for the answer {answer:?}");

@@ -31,15 +31,13 @@ impl Clone {
         let ca = folder.path().join("ca.crt");
         std::fs::write(&ca, &world.stage.ca)?;
         let mut clone = git(folder.path());
-        clone
-            .args(["-c", &format!("http.sslCAInfo={}", ca.display())])
-            .args([
-                "clone",
-                "--quiet",
-                "--mirror",
-                &world.stage.git_outside_url,
-                "repository.git",
-            ]);
+        clone.env("GIT_SSL_CAINFO", &ca).args([
+            "clone",
+            "--quiet",
+            "--mirror",
+            &world.stage.git_outside_url,
+            "repository.git",
+        ]);
         sh::run(&mut clone, None, Duration::from_secs(60)).await?;
         Ok(Self { folder })
     }

@@ -12,6 +12,7 @@ use crate::world::World;
 pub(crate) struct Sent {
     pub(crate) kind: String,
     pub(crate) path: String,
+    pub(crate) scenario: String,
     pub(crate) turn: usize,
     #[serde(rename = "try")]
     pub(crate) attempt: usize,

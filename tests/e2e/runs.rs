@@ -38,7 +38,8 @@ impl Manifest {
                 "workflowName": "builder",
                 "task": task,
                 "workspace": {"size": "1Gi"},
-                "agent": {"secretName": "model"},
+                // A model of known price.
+                "agent": {"secretName": "model", "model": "claude-sonnet-4-5"},
                 "podTemplate": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
             },
         }))
