@@ -160,7 +160,7 @@ async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
         ),
         (
             json!({"task": "a".repeat(2 * 1024 * 1024)}),
-            "use spec.taskFrom",
+            "spec.task: Too long",
         ),
         (json!({"task": 7}), "spec.task"),
         (

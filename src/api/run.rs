@@ -62,8 +62,9 @@ pub struct WorkflowRunSpec {
     pub workflow_name: String,
     /// What the agent is asked to do. Longer tasks go into a ConfigMap (`taskFrom`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    // Far above the rule, so that the rule is what speaks.
-    #[schemars(length(max = 3_145_728))]
+    // Above the rule, so that the rule is what speaks; but a rule's refusal repeats the value, which
+    // for a task of megabytes would be all that a person sees.
+    #[schemars(length(max = 100_000))]
     #[x_kube(validation = rules::task_is_not_blank(), validation = rules::task_is_short(), validation = rules::task_has_no_nul())]
     pub task: Option<String>,
     /// Where the task is, if it is not in `task`.

@@ -320,7 +320,7 @@ fn to_be_made(observed: &Observed, config: &Config, now: Timestamp) -> Plan {
         if refusal.for_good {
             return over(
                 observed,
-                &invalid(std::slice::from_ref(&refusal.message)),
+                &invalid(&[in_words_of_the_run(&refusal.message)]),
                 None,
                 now,
             );
@@ -443,6 +443,23 @@ fn refused(message: String) -> Waiting {
         message,
         problem: true,
         since: None,
+    }
+}
+
+/// The API server names fields of the pod; a person wrote those of the run.
+fn in_words_of_the_run(refusal: &str) -> String {
+    let field = [
+        "resources",
+        "nodeSelector",
+        "tolerations",
+        "labels",
+        "annotations",
+    ]
+    .into_iter()
+    .find(|field| refusal.contains(&format!(".{field}")));
+    match field {
+        Some(field) => format!("spec.podTemplate.{field}: {refusal}"),
+        None => refusal.to_owned(),
     }
 }
 

@@ -57,19 +57,20 @@ async fn cluster_says(space: &Space, words: &[&str]) -> Result<Instant> {
 
 /// Ours, soon after, with a sentence that names it.
 async fn told(run: &Run, since: Instant, reason: &str, name: &str) -> Result<WorkflowRunStatus> {
-    let status = run
-        .waits_for(
-            reason,
-            TOLD.saturating_sub(since.elapsed())
-                .max(Duration::from_secs(1)),
-        )
-        .await?;
-    let message = status.message.clone().unwrap_or_default();
-    ensure!(
-        message.contains(name),
-        "{name:?} is not named in {message:?}"
-    );
-    Ok(status)
+    let left = TOLD.saturating_sub(since.elapsed());
+    run.until(
+        &format!("Pending for {reason}, naming {name}"),
+        left.max(Duration::from_secs(1)),
+        |status| {
+            status.phase == Phase::Pending
+                && status.reason.as_deref() == Some(reason)
+                && status
+                    .message
+                    .as_ref()
+                    .is_some_and(|message| message.contains(name))
+        },
+    )
+    .await
 }
 
 async fn goes_on(run: &Run) -> Result<()> {
@@ -268,17 +269,7 @@ pub(crate) async fn a_pod_without_a_node_is_named_and_the_run_goes_on_when_there
         .start(Manifest::new(&space, "run", "limited").set("podTemplate.nodeSelector", selector))
         .await?;
     let since = cluster_says(&space, &["FailedScheduling"]).await?;
-    let status = run
-        .waits_for(reasons::SCHEDULING, TOLD.saturating_sub(since.elapsed()))
-        .await?;
-    ensure!(
-        status
-            .message
-            .as_ref()
-            .is_some_and(|message| message.contains("node")),
-        "{:?}",
-        status.message
-    );
+    told(&run, since, reasons::SCHEDULING, "can't be scheduled").await?;
     let node = case
         .world
         .variable("RUNLEDGER_NODE_NAME")
