@@ -141,13 +141,12 @@ pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens
 }
 
 /// Requests that the model's host got for any other path.
-async fn unknown(case: &Case) -> Result<usize> {
+async fn unknown(case: &Case) -> Result<Vec<String>> {
     let sent = model::sent(&case.world, None).await?;
-    Ok(sent
-        .iter()
-        .filter(|sent| sent.kind == "unknown" || sent.kind == "refused")
-        .map(|sent| &sent.path)
-        .count())
+    let others = sent
+        .into_iter()
+        .filter(|sent| sent.kind == "unknown" || sent.kind == "refused");
+    Ok(others.map(|sent| sent.path).collect())
 }
 
 async fn logs(case: &Case, deployment: &str) -> Result<String> {
