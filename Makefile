@@ -25,6 +25,9 @@ cluster-down: ## Take it away, and all that it left
 sqlx: ## Write .sqlx/ anew, after a change to a query or a migration
 	@tests/sqlx
 
+bench-controller: ## Measure the controller beside Kubernetes' own for Jobs (N=1000: so many of each)
+	@tests/bench/run $(N)
+
 demo: ## Watch three runs go through a Kubernetes (RUN=my-run.yaml: apply that one)
 	@tests/demo/up $(if $(RUN),"$(RUN)")
 

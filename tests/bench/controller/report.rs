@@ -1,0 +1,157 @@
+//! What is printed: the table, and what it was measured on, to be quoted together.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tokio::process::Command;
+
+use crate::kinds::Kind;
+use crate::measure::{CREATORS, Measured};
+use crate::process::output;
+
+/// All that was measured.
+pub(crate) struct Report {
+    pub(crate) machine: String,
+    pub(crate) kubernetes: String,
+    pub(crate) postgres: String,
+    pub(crate) measured: [Measured; 3],
+    pub(crate) job_writes: f64,
+    pub(crate) runs: Runs,
+}
+
+/// What is measured of runs alone.
+pub(crate) struct Runs {
+    /// From the end of the pod to the final row, in seconds, in order.
+    pub(crate) to_row: Vec<f64>,
+    /// Of the controller, in MiB.
+    pub(crate) peak_memory: f64,
+    /// Writes to the API server for a run.
+    pub(crate) writes: f64,
+    /// The most of them for one run.
+    pub(crate) most_writes: usize,
+}
+
+/// The machine, the date and the commit.
+pub(crate) async fn machine(root: &Path) -> Result<String> {
+    let read = |file: &str| std::fs::read_to_string(file).with_context(|| file.to_owned());
+    let cpus = read("/proc/cpuinfo")?;
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown CPU", |line| {
+        line.trim_start_matches([' ', '\t', ':'])
+    });
+    let cores = std::thread::available_parallelism()?;
+    let memory = read("/proc/meminfo")?;
+    let memory: f64 = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|line| line.split_whitespace().next())
+        .context("/proc/meminfo")?
+        .parse()?;
+    let kernel = read("/proc/sys/kernel/osrelease")?;
+    let load = read("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or_default();
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.current_dir(root).args(arguments);
+        git
+    };
+    let commit = output(&mut git(&["rev-parse", "--short", "HEAD"])).await?;
+    let changed = !output(&mut git(&["status", "--porcelain", "--untracked-files=no"]))
+        .await?
+        .is_empty();
+    Ok(format!(
+        "{}, commit {}{}; {cores} cores ({model}), {:.0} GiB, Linux {}, load {load} before the start",
+        jiff::Zoned::now()
+            .with_time_zone(jiff::tz::TimeZone::UTC)
+            .strftime("%Y-%m-%d %H:%M UTC"),
+        commit.trim(),
+        if changed { " with changes" } else { "" },
+        memory / f64::from(1 << 20),
+        kernel.trim(),
+    ))
+}
+
+/// The value below which that part of them lies, in milliseconds.
+fn percentile(ordered: &[f64], part: f64) -> f64 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
+    let at = (part * ordered.len() as f64).ceil() as usize;
+    ordered
+        .get(at.saturating_sub(1))
+        .map_or(f64::NAN, |seconds| seconds * 1000.0)
+}
+
+fn both(ordered: &[f64]) -> String {
+    if ordered.is_empty() {
+        return "–".to_owned();
+    }
+    format!(
+        "{:.0} / {:.0}",
+        percentile(ordered, 0.5),
+        percentile(ordered, 0.99)
+    )
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [_, jobs, runs] = &self.measured;
+        writeln!(
+            f,
+            "`make bench-controller N={}`: {}.",
+            runs.count, self.machine
+        )?;
+        writeln!(
+            f,
+            "Kubernetes {}, Postgres {}, runledger {} ({} profile); {CREATORS} creators; pods of a feigned node, which complete at once.\n",
+            self.kubernetes,
+            self.postgres,
+            env!("CARGO_PKG_VERSION"),
+            if cfg!(debug_assertions) {
+                "dev"
+            } else {
+                "release"
+            }
+        )?;
+        writeln!(
+            f,
+            "| | done per second | × Job | object to pod, p50 / p99 ms | controller's CPU, ms each | API server's CPU, ms each | controller's writes each |"
+        )?;
+        writeln!(f, "|---|---:|---:|---:|---:|---:|---:|")?;
+        for measured in &self.measured {
+            #[allow(clippy::cast_precision_loss)]
+            let each = |seconds: f64| seconds * 1000.0 / measured.count as f64;
+            let controller = measured
+                .controller_cpu
+                .map(|cpu| format!("{:.1}", each(cpu)));
+            let writes = match measured.kind {
+                Kind::Pod => "–".to_owned(),
+                Kind::Job => format!("{:.1}", self.job_writes),
+                Kind::Run => format!("{:.1}", self.runs.writes),
+            };
+            writeln!(
+                f,
+                "| {} | {:.1} | {:.2} | {} | {} | {:.1} | {writes} |",
+                measured.kind.title(),
+                measured.rate,
+                measured.rate / jobs.rate,
+                both(&measured.to_pod),
+                controller.unwrap_or_else(|| "–".to_owned()),
+                each(measured.server_cpu),
+            )?;
+        }
+        writeln!(
+            f,
+            "\nRunledger's controller: {:.0} MiB at its peak; from the end of a pod to the final row in Postgres {} ms (p50 / p99); at most {} writes for one run; each of the {} runs has its one row. A Job's controller is kube-controller-manager, with all else that it does meanwhile.",
+            self.runs.peak_memory,
+            both(&self.runs.to_row),
+            self.runs.most_writes,
+            runs.count,
+        )
+    }
+}
