@@ -66,7 +66,10 @@ impl Mirror {
         self.take(record.run_id);
         let written = tokio::time::timeout(PATIENCE, self.ledger.mirror(record)).await;
         match written {
-            Ok(Ok(())) => true,
+            Ok(Ok(())) => {
+                self.set_back();
+                true
+            }
             Ok(Err(error)) => {
                 self.complain(record, &error);
                 false
@@ -87,12 +90,30 @@ impl Mirror {
             .remove(&run)
     }
 
+    /// Whether the ledger was away a moment ago. Once that is over, one caller finds out how it is
+    /// now; the others hold on to what was known until that one is back.
     fn is_away(&self) -> bool {
-        self.shared
+        let mut away = self
+            .shared
             .away_since
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some_and(|since| since.elapsed() < TRUCE)
+            .unwrap_or_else(PoisonError::into_inner);
+        match *away {
+            None => false,
+            Some(since) if since.elapsed() < TRUCE => true,
+            Some(_) => {
+                *away = Some(Instant::now() + PATIENCE);
+                false
+            }
+        }
+    }
+
+    fn set_back(&self) {
+        *self
+            .shared
+            .away_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn set_away(&self) {
