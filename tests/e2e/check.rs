@@ -163,6 +163,11 @@ impl Books {
                 .push(pod.metadata.uid.unwrap_or_default());
         }
         ensure!(
+            attempts.len() == usize::try_from(self.row.attempt)?,
+            "attempt {}, pods {attempts:?}",
+            self.row.attempt
+        );
+        ensure!(
             attempts.values().all(|pods| pods.len() == 1),
             "pods by attempt: {attempts:?}"
         );
