@@ -24,7 +24,7 @@ use super::{naming, record, status};
 /// Infrastructure may take a run's pod away this often.
 const MAX_LOSSES: u32 = 5;
 /// What is merely under way is not worth a write before: a start takes some seconds, a busy node more.
-const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
+pub(super) const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
 /// The number of the current attempt.
 pub(super) fn current_attempt(run: &WorkflowRun) -> u32 {
