@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | column -t -s $$'\t'
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
 
 preflight: ## Check this machine, and install the Debian packages that are missing
 	@tests/preflight
