@@ -34,4 +34,4 @@ demo: ## Watch three runs go through a Kubernetes (RUN=my-run.yaml: apply that o
 demo-down: ## Take the demo away
 	@tests/demo/down
 
-.PHONY: help preflight test sqlx generated cluster-up cluster-down demo demo-down
+.PHONY: help preflight test sqlx generated bench-controller cluster-up cluster-down demo demo-down

@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long)]
     pub agent_image: String,
     /// Secret with the model's key, where a run names none.
-    #[arg(long, default_value = "anthropic")]
+    #[arg(long, default_value = "runledger-model")]
     pub agent_secret: String,
     /// Model, where a run names none.
     #[arg(long)]

@@ -30,6 +30,7 @@ kind: Namespace
 metadata:
   name: $1
   labels:
+    app.kubernetes.io/part-of: runledger-stage
     pod-security.kubernetes.io/enforce: restricted
 YAML
 }
