@@ -1,22 +1,19 @@
 //! Secrets stay with the supervisor, and a pod speaks for its own run only.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Pod;
 use runledger::api::run::Phase;
-use runledger::names::{TOKEN_AUDIENCE, annotations};
-use runledger::pod::Assignment;
+use runledger::names::TOKEN_AUDIENCE;
+use runledger::pod::{containers, ports};
 use runledger::wire::Batch;
 use serde_json::json;
 
 use crate::case::{Case, START, Space, WHOLE};
 use crate::check::Books;
 use crate::runs::{Manifest, Run};
-use crate::stage;
-use crate::wait::eventually;
+use crate::world::SYSTEM;
 use crate::{ends, git, ledger, model};
 
 /// Whether any of the secrets is in the bytes, plain or in base64.
@@ -36,7 +33,7 @@ pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens
 ) -> Result<()> {
     let space = case.space("snoop").await?;
     let stage = &case.world.stage;
-    let secrets = vec![stage.api_key.clone(), stage.git_password.clone()];
+    let mut secrets = vec![stage.api_key.clone(), stage.git_password.clone()];
     let unknown_before = unknown(&case).await?;
     let run = space.start(Manifest::new(&space, "snoop", "snoop")).await?;
     run.running().await?;
@@ -45,9 +42,21 @@ pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens
         .api::<Pod>(&space.namespace)
         .get(&run.pod().await?)
         .await?;
+    secrets.push(projected_token(
+        &case,
+        pod.metadata.uid.as_deref().unwrap_or_default(),
+    )?);
     let status = run.ends(Phase::Completed, WHOLE).await?;
     let books = Books::of(&run, status).await?;
 
+    // Where they are by right, the search finds them: so it would find them elsewhere.
+    let held = space
+        .kubectl(&["get", "secrets", "-o", "json"], None)
+        .await?;
+    ensure!(
+        leaks(&secrets, held.as_bytes()).is_some(),
+        "the search finds nothing anywhere"
+    );
     // What the agent's shell found is a commit: its environment, files, processes and doors.
     let found = git::Clone::of(&case.world).await?;
     let archive = found.archive(&space.tag("snoop")).await?;
@@ -140,6 +149,16 @@ pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens
     Ok(())
 }
 
+/// The supervisor's token for the server, as the kubelet has put it into the pod's volume.
+fn projected_token(case: &Case, pod_uid: &str) -> Result<String> {
+    let pod = case.world.cluster_dir().join("kubelet/pods").join(pod_uid);
+    let volumes = std::fs::read_dir(pod.join("volumes/kubernetes.io~projected"))?;
+    let tokens = volumes
+        .flatten()
+        .filter_map(|volume| std::fs::read_to_string(volume.path().join("token")).ok());
+    tokens.last().context("the pod has no projected token")
+}
+
 /// Requests that the model's host got for any other path.
 async fn unknown(case: &Case) -> Result<Vec<String>> {
     let sent = model::sent(&case.world, None).await?;
@@ -152,7 +171,7 @@ async fn unknown(case: &Case) -> Result<Vec<String>> {
 async fn logs(case: &Case, deployment: &str) -> Result<String> {
     let target = format!("deployment/{deployment}");
     case.world
-        .kubectl(&["-n", crate::world::SYSTEM, "logs", &target], None)
+        .kubectl(&["-n", SYSTEM, "logs", &target], None)
         .await
 }
 
@@ -269,67 +288,52 @@ async fn token(space: &Space, run: &Run, audience: &str) -> Result<String> {
     Ok(token.trim().to_owned())
 }
 
-/// Runledger's server, as a pod of a run sees it.
+/// Runledger's server, as the run's own pod reaches it: the agent's shell can try all this.
 struct Server {
-    client: reqwest::Client,
-    base: String,
+    space: Space,
+    pod: String,
 }
 
 impl Server {
     async fn of(space: &Space, run: &Run) -> Result<Self> {
-        let pod: Pod = space
-            .world
-            .api::<Pod>(&space.namespace)
-            .get(&run.pod().await?)
-            .await?;
-        let written = pod.metadata.annotations.unwrap_or_default();
-        let assignment: Assignment = serde_json::from_str(
-            written
-                .get(annotations::ASSIGNMENT)
-                .context("the pod has no assignment")?,
-        )?;
-        let host = assignment
-            .server
-            .url
-            .host_str()
-            .context("the server has no host")?
-            .to_owned();
-        let address =
-            stage::outside(&space.world, crate::world::SYSTEM, "runledger-server").await?;
-        let mut client = reqwest::Client::builder()
-            .timeout(Duration::from_secs(20))
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(
-                assignment.server.ca.as_bytes(),
-            )?)
-            .resolve(&host, address);
-        client = client.no_proxy();
-        let base = format!("https://{host}:{}", address.port());
-        let server = Self {
-            client: client.build()?,
-            base,
-        };
-        eventually("the server answers from outside", START, || async {
-            server
-                .client
-                .get(&server.base)
-                .send()
-                .await
-                .map(drop)
-                .context("no answer")
+        Ok(Self {
+            space: space.clone(),
+            pod: run.pod().await?,
         })
-        .await?;
-        Ok(server)
     }
 
     async fn post(&self, run: &Run, batch: &serde_json::Value, token: Option<&str>) -> Result<u16> {
-        let url = format!(
-            "{}/v1/namespaces/{}/runs/{}/events",
-            self.base, run.space.namespace, run.name
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let mut request = format!(
+            "url = \"https://runledger-server.{SYSTEM}.svc:{}/v1/namespaces/{}/runs/{}/events\"\n\
+             header = \"content-type: application/json\"\ndata-binary = \"{}\"\n",
+            ports::SERVER,
+            run.space.namespace,
+            run.name,
+            quoted(&batch.to_string()),
         );
-        let mut request = self.client.post(url).json(batch);
         if let Some(token) = token {
-            request = request.bearer_auth(token);
+            request.push_str(&format!(
+                "header = \"authorization: Bearer {}\"\n",
+                quoted(token)
+            ));
         }
-        Ok(request.send().await?.status().as_u16())
+        // The certificate is the supervisor's to check; here only the answer counts.
+        let curl = "curl -k -s -m 20 -o /dev/null -w '%{http_code}' -K -";
+        let arguments = [
+            "exec",
+            "-i",
+            &self.pod,
+            "-c",
+            containers::AGENT,
+            "--",
+            "sh",
+            "-c",
+            curl,
+        ];
+        let code = self.space.kubectl(&arguments, Some(&request)).await?;
+        code.trim()
+            .parse()
+            .with_context(|| format!("curl printed {code:?}"))
     }
 }

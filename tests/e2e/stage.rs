@@ -2,19 +2,16 @@
 //! model, as the stage brings them up; and the chart's installation on top of it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::Service;
-use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::sh;
-use crate::world::{RELEASE, SYSTEM, World, command};
+use crate::world::{RELEASE, SYSTEM, command};
 
 /// Namespace of the stage.
 pub(crate) const STAGE: &str = "stage";
@@ -60,62 +57,6 @@ impl Stage {
             },
         })
     }
-}
-
-/// Address by which the host reaches a Service of the cluster: a twin of it on a port of the node.
-pub(crate) async fn outside(world: &World, namespace: &str, service: &str) -> Result<SocketAddr> {
-    twin(&world.kube, &world.environment, namespace, service).await
-}
-
-async fn twin(
-    kube: &Client,
-    environment: &BTreeMap<String, String>,
-    namespace: &str,
-    service: &str,
-) -> Result<SocketAddr> {
-    let api: Api<Service> = Api::namespaced(kube.clone(), namespace);
-    let name = format!("{service}-outside");
-    if api.get_opt(&name).await?.is_none() {
-        let spec = api
-            .get(service)
-            .await?
-            .spec
-            .context("a Service without a spec")?;
-        let port = spec
-            .ports
-            .iter()
-            .flatten()
-            .next()
-            .context("a Service without ports")?;
-        let object = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {
-                "type": "NodePort",
-                "selector": spec.selector,
-                "ports": [{"port": port.port, "targetPort": port.target_port}],
-            },
-        });
-        api.create(
-            &kube::api::PostParams::default(),
-            &serde_json::from_value(object)?,
-        )
-        .await?;
-    }
-    let spec = api
-        .get(&name)
-        .await?
-        .spec
-        .context("a Service without a spec")?;
-    let port = spec
-        .ports
-        .iter()
-        .flatten()
-        .find_map(|port| port.node_port)
-        .context("no port on the node")?;
-    let node = environment
-        .get("RUNLEDGER_NODE_IP")
-        .context("the cluster names no node")?;
-    Ok(SocketAddr::new(node.parse()?, u16::try_from(port)?))
 }
 
 impl Stage {
