@@ -79,7 +79,13 @@ impl Case {
     /// Removes the test's namespaces; whoever waits for that does so elsewhere.
     pub(crate) async fn tidy(&self) {
         for space in self.spaces() {
-            let arguments = ["delete", "namespace", &space.namespace, "--wait=false"];
+            let arguments = [
+                "delete",
+                "namespace",
+                &space.namespace,
+                "--wait=false",
+                "--ignore-not-found",
+            ];
             if let Err(error) = self.world.kubectl(&arguments, None).await {
                 eprintln!("{}: {error:#}", self.name);
             }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Pod;
 use runledger::api::run::Phase;
 use runledger::names::TOKEN_AUDIENCE;
-use runledger::pod::{containers, ports};
+use runledger::pod::{containers, paths, ports};
 use runledger::wire::Batch;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::case::{Case, START, Space, WHOLE};
 use crate::check::Books;
 use crate::runs::{Manifest, Run};
 use crate::world::SYSTEM;
-use crate::{ends, git, ledger, model};
+use crate::{ends, git, kill, ledger, model};
 
 /// Whether any of the secrets is in the bytes, plain or in base64.
 fn leaks(secrets: &[String], bytes: &[u8]) -> Option<String> {
@@ -43,7 +43,6 @@ pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens
         .get(&run.pod().await?)
         .await?;
     secrets.push(projected_token(
-        &case,
         pod.metadata.uid.as_deref().unwrap_or_default(),
     )?);
     let status = run.ends(Phase::Completed, WHOLE).await?;
@@ -149,14 +148,11 @@ pub(crate) async fn nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens
     Ok(())
 }
 
-/// The supervisor's token for the server, as the kubelet has put it into the pod's volume.
-fn projected_token(case: &Case, pod_uid: &str) -> Result<String> {
-    let pod = case.world.cluster_dir().join("kubelet/pods").join(pod_uid);
-    let volumes = std::fs::read_dir(pod.join("volumes/kubernetes.io~projected"))?;
-    let tokens = volumes
-        .flatten()
-        .filter_map(|volume| std::fs::read_to_string(volume.path().join("token")).ok());
-    tokens.last().context("the pod has no projected token")
+/// The supervisor's token for the server, read as only the host can.
+fn projected_token(pod_uid: &str) -> Result<String> {
+    let supervisor = kill::runledger(pod_uid, "supervise")?;
+    let path = format!("/proc/{}/root{}", supervisor.pid, paths::TOKEN);
+    std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))
 }
 
 /// Requests that the model's host got for any other path.
