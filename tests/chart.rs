@@ -75,6 +75,13 @@ fn the_chart_carries_the_generated_definitions() {
             fs::read(chart.join(&name)).unwrap(),
         );
         assert!(one == other, "{name:?} differs: make generated");
+        let definition = documents(&here.join(&name)).remove(0);
+        let name = definition["metadata"]["name"].as_str().unwrap();
+        let all = rendered();
+        assert!(
+            named(&all, "CustomResourceDefinition", name)["spec"] == definition["spec"],
+            "{name} as rendered differs: make generated"
+        );
     }
 }
 
