@@ -236,6 +236,25 @@ pub enum Source {
     Agent,
 }
 
+/// Deepest JSON that is passed on as it came. Readers give up at 127 levels, and what is passed on is
+/// wrapped in some more.
+pub const MAX_DEPTH: usize = 64;
+
+/// Whether a value is nested deeper than [`MAX_DEPTH`], so that the next reader might refuse it.
+pub fn is_too_deep(value: &Value) -> bool {
+    fn deeper(value: &Value, left: usize) -> bool {
+        let Some(left) = left.checked_sub(1) else {
+            return true;
+        };
+        match value {
+            Value::Array(items) => items.iter().any(|item| deeper(item, left)),
+            Value::Object(fields) => fields.values().any(|field| deeper(field, left)),
+            _ => false,
+        }
+    }
+    deeper(value, MAX_DEPTH)
+}
+
 /// Events on their way to the server: `POST /v1/namespaces/{namespace}/runs/{name}/events`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -457,5 +476,17 @@ pub mod door {
         /// `--max-turns`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub max_turns: Option<u32>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_too_deep_from_one_level_past_the_limit_on() {
+        let nested = |levels| (1..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        assert!(!is_too_deep(&nested(MAX_DEPTH)));
+        assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
     }
 }

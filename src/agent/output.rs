@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::outbox::Outbox;
 use crate::wire::door::{FromAgent, MAX_LINE};
+use crate::wire::is_too_deep;
 
 /// Longest line that is read whole; of a longer one, or one that does not fit its frame, the
 /// beginning is told.
@@ -96,7 +97,7 @@ async fn tell(stdout: pipe::Receiver, outbox: Arc<Outbox>, result: watch::Sender
 fn parse(bytes: &[u8]) -> Value {
     let parsed = serde_json::from_slice::<Value>(bytes)
         .ok()
-        .filter(Value::is_object);
+        .filter(|line| line.is_object() && !is_too_deep(line));
     parsed.unwrap_or_else(|| {
         log(bytes);
         raw(bytes)

@@ -70,11 +70,17 @@ pub(super) struct Verdict {
 
 /// Reads the end of a pod for which [`PodView::has_ended`] holds.
 pub(super) fn read(pod: &PodView, stop: Option<Stop>) -> End {
+    // Once the agent has started, what an earlier try of the checkout said is history.
+    let last = pod
+        .supervisor
+        .last
+        .iter()
+        .filter(|ended| pod.agent_started().is_none() || !is_waiting(&ended.message));
     let message = pod
         .supervisor
         .ended
         .iter()
-        .chain(&pod.supervisor.last)
+        .chain(last)
         .find(|ended| !ended.message.is_empty())
         .map(|ended| parse(&ended.message));
     match message {
@@ -82,6 +88,10 @@ pub(super) fn read(pod: &PodView, stop: Option<Stop>) -> End {
         Some(Err(unreadable)) => unsealed(pod, stop, Some(unreadable)),
         None => unsealed(pod, stop, None),
     }
+}
+
+fn is_waiting(message: &str) -> bool {
+    parse(message).is_ok_and(|termination| termination.outcome == Outcome::Waiting)
 }
 
 /// What the supervisor says of a checkout that did not come about, while its pod goes on: read from

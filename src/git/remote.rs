@@ -42,7 +42,9 @@ impl Access {
         let port = url.port_or_known_default().unwrap_or_default();
         let with_port = format!("{host}:{port}");
         self.hosts.iter().map(|h| h.trim()).any(|allowed| {
-            allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(&with_port)
+            // Without TLS only where the port is named too: a Secret made for https stays there.
+            (url.scheme() == "https" && allowed.eq_ignore_ascii_case(host))
+                || allowed.eq_ignore_ascii_case(&with_port)
         })
     }
 }

@@ -122,18 +122,26 @@ pub(super) fn git_secret(args: &Args, url: &Url) -> Result<GitSecret, Stop> {
 fn allow(url: &Url, hosts: &[String], field: &str, default: &str) -> Result<(), Stop> {
     let host = url.host_str().unwrap_or_default();
     let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
-    let named =
-        |name: &String| name.eq_ignore_ascii_case(host) || name.eq_ignore_ascii_case(&with_port);
+    // As `git::Access` judges: without TLS the port must be named too.
+    let named = |name: &String| {
+        (url.scheme() == "https" && name.eq_ignore_ascii_case(host))
+            || name.eq_ignore_ascii_case(&with_port)
+    };
     if hosts.iter().any(named) {
         return Ok(());
     }
+    let wanted = if url.scheme() == "https" {
+        host
+    } else {
+        &with_port
+    };
     Err(Stop {
         // The Secret can be completed, and the run goes on.
         outcome: Outcome::Waiting,
         reason: reasons::HOST_NOT_ALLOWED,
         message: format!(
             "The Secret of {field} may not be sent to {host}: its key `hosts` (default: {default}) \
-             does not name it. Add the key `hosts` with the value `{host}` to the Secret."
+             does not name it. Add the key `hosts` with the value `{wanted}` to the Secret."
         ),
     })
 }

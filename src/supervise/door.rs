@@ -21,6 +21,8 @@ use crate::wire::door::{FromAgent, FromSupervisor, MAX_LINE, Start};
 
 /// Longest `Hello`.
 const MAX_HELLO: usize = 1024;
+/// Why a connection ends whose other side does not read.
+const DEAF: &str = "the agent does not read its acknowledgements";
 /// How long a stranger may take to say it.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the agent may take to read a frame.
@@ -117,7 +119,7 @@ impl Door {
     /// Reads the `Hello`; the nonce is used up before anything else happens.
     async fn admit(&self, read: &mut BufReader<OwnedReadHalf>) -> io::Result<FromSupervisor> {
         let hello = read_frame(read, MAX_HELLO).await?;
-        let Some(FromAgent::Hello { nonce: shown }) = hello else {
+        let Some(Some(FromAgent::Hello { nonce: shown })) = hello else {
             return Err(io::Error::other("it did not begin with a hello"));
         };
         let next = nonce();
@@ -172,6 +174,16 @@ impl Door {
     ) -> io::Result<()> {
         let mut scribe = Scribe::new(self.journal.clone(), self.run);
         while let Some(frame) = read_frame(&mut read, MAX_LINE).await? {
+            let Some(frame) = frame else {
+                // Refused, it would come again for ever, and all that follows would wait behind it.
+                let expected = scribe.expects();
+                for taken in scribe.unreadable(expected) {
+                    if acknowledge.send(taken).await.is_err() {
+                        return Err(io::Error::other(DEAF));
+                    }
+                }
+                continue;
+            };
             let number = match &frame {
                 FromAgent::Hello { .. } => return Err(io::Error::other("a second hello")),
                 FromAgent::Began { number, .. }
@@ -189,9 +201,7 @@ impl Door {
             }
             for taken in self.take(&mut scribe, frame, number).await {
                 if acknowledge.send(taken).await.is_err() {
-                    return Err(io::Error::other(
-                        "the agent does not read its acknowledgements",
-                    ));
+                    return Err(io::Error::other(DEAF));
                 }
             }
         }
@@ -254,7 +264,7 @@ async fn send(write: &mut OwnedWriteHalf, frame: &FromSupervisor) -> io::Result<
 async fn read_frame(
     read: &mut (impl AsyncBufRead + Unpin),
     limit: usize,
-) -> io::Result<Option<FromAgent>> {
+) -> io::Result<Option<Option<FromAgent>>> {
     let mut line = Vec::new();
     let read = read
         .take(limit as u64 + 1)
@@ -266,7 +276,7 @@ async fn read_frame(
     if !line.ends_with(b"\n") {
         return Err(io::Error::other("a frame was cut off, or is too long"));
     }
-    Ok(Some(serde_json::from_slice(&line)?))
+    Ok(Some(serde_json::from_slice(&line).ok()))
 }
 
 fn nonce() -> String {

@@ -11,10 +11,16 @@ use super::book::Answer;
 use super::cost;
 use super::journal::{Draft, Journal, Pending};
 use crate::ids;
-use crate::wire::{EventBody, Message, MessageKind, Role, Source};
+use crate::wire::{EventBody, Message, MessageKind, Role, Source, is_too_deep};
 
 /// Largest message; longer texts in it are cut.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Longest text of a result: with every character escaped it still fits a batch.
+const CUT_RESULT: usize = 512 * 1024;
+/// Longest name of a model, or of a kind of result.
+const LONGEST_WORD: usize = 200;
+/// Largest cost of a session that is believed, in micro-USD: a million dollars.
+const LARGEST_COST: u64 = 1_000_000_000_000;
 /// What is left of a text that is cut.
 const CUT_TEXT: usize = 64 * 1024;
 
@@ -63,6 +69,9 @@ impl Scribe {
 
     /// Takes a line of stream-json.
     pub(super) async fn take(&mut self, number: u64, line: &Value) -> Vec<Taken> {
+        if is_too_deep(line) {
+            return self.unreadable(number);
+        }
         let api_id = line["message"]["id"].as_str();
         let mut taken: Vec<_> = match &self.held {
             Some(held) if line["type"] != "assistant" || api_id != Some(&held.api_id) => {
@@ -84,6 +93,16 @@ impl Scribe {
             _ => taken.push(self.nothing(number)),
         }
         taken
+    }
+
+    /// Passes over a line that can't be read, so that what follows is not held up.
+    pub(super) fn unreadable(&mut self, number: u64) -> Vec<Taken> {
+        tracing::warn!(
+            number,
+            "a line of the agent can't be read; it is passed over"
+        );
+        let held = self.release();
+        held.into_iter().chain([self.nothing(number)]).collect()
     }
 
     /// Tells what was held back.
@@ -124,7 +143,10 @@ impl Scribe {
         let held = self.held.get_or_insert_with(|| Held {
             api_id: api_id.to_owned(),
             number,
-            model: line["message"]["model"].as_str().map(str::to_owned),
+            model: line["message"]["model"]
+                .as_str()
+                .filter(|model| model.len() <= LONGEST_WORD)
+                .map(str::to_owned),
             text: String::new(),
             tool_calls: Vec::new(),
         });
@@ -174,12 +196,14 @@ impl Scribe {
     }
 
     fn result(&self, number: u64, line: &Value) -> Taken {
-        let cost = cost::micro_usd(&line["total_cost_usd"]);
+        let cost = cost::micro_usd(&line["total_cost_usd"]).filter(|cost| *cost <= LARGEST_COST);
         let turns = line["num_turns"]
             .as_u64()
             .and_then(|n| u32::try_from(n).ok());
         let mut text = line["result"].as_str().unwrap_or_default().to_owned();
-        cut(&mut text, MAX_MESSAGE);
+        cut(&mut text, CUT_RESULT);
+        let mut subtype = line["subtype"].as_str().unwrap_or("unknown").to_owned();
+        cut(&mut subtype, LONGEST_WORD);
         let pending = self.journal.append(|book| {
             let before = book
                 .result
@@ -187,7 +211,7 @@ impl Scribe {
                 .map_or(book.baseline_micro_usd, |r| r.session_cost_micro_usd);
             let session_cost_micro_usd = cost.unwrap_or(before);
             let body = EventBody::AgentResult {
-                subtype: line["subtype"].as_str().unwrap_or("unknown").to_owned(),
+                subtype,
                 is_error: line["is_error"].as_bool().unwrap_or(false),
                 text,
                 session_cost_micro_usd,

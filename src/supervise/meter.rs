@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::book::{Answer, RequestOutcome, Seen};
-use crate::wire::Tokens;
+use crate::wire::{Tokens, is_too_deep};
 
 /// Most that is kept of one server-sent event, of one JSON body, and of one message's content.
 const MAX_KEPT: usize = 32 * 1024 * 1024;
@@ -227,7 +227,11 @@ impl Block {
     fn tool_use(&self) -> Value {
         let mut call = self.start.clone();
         if let Ok(input) = serde_json::from_str::<Value>(&self.input) {
-            call["input"] = input;
+            call["input"] = if is_too_deep(&input) {
+                Value::String(self.input.clone())
+            } else {
+                input
+            };
         }
         call
     }

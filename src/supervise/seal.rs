@@ -43,13 +43,19 @@ impl Limits {
 impl Work {
     /// Seals the run and says how it ended.
     pub(super) async fn seal(&self, hurry: bool) -> Termination {
-        self.end_requests().await;
         let flush = self.assignment.flush_timeout_seconds;
         let limits = if hurry {
             Limits::stopping(flush)
         } else {
             Limits::ended(flush)
         };
+        let ended = self.end_requests();
+        if tokio::time::timeout(super::proxy::AFTER_HANG_UP + limits.journal, ended)
+            .await
+            .is_err()
+        {
+            tracing::error!("requests without an end could not be written to the journal");
+        }
         let mut verdict = self.journal.read(verdict::judge);
         let changes = self.deliver(&mut verdict, limits).await;
         tracing::info!(

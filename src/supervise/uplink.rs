@@ -131,8 +131,8 @@ pub(super) struct Tail {
     attempt: u32,
     journal: PathBuf,
     reader: Option<Reader>,
-    /// Read, and not yet acknowledged.
-    queue: VecDeque<Event>,
+    /// Read, and not yet acknowledged; with the bytes of its record.
+    queue: VecDeque<(Event, usize)>,
     acknowledged: watch::Sender<u64>,
 }
 
@@ -228,25 +228,28 @@ impl Tail {
     /// Reads on in the journal until a batch is full.
     fn fill(&mut self, durable: Durable) -> io::Result<()> {
         let acknowledged = *self.acknowledged.borrow();
-        self.queue.retain(|event| event.sequence > acknowledged);
+        self.queue
+            .retain(|(event, _)| event.sequence > acknowledged);
         if self.reader.is_none() {
             self.reader = Some(Reader::open(&self.journal)?);
         }
         let Some(reader) = &mut self.reader else {
             return Ok(());
         };
-        let mut bytes = 0;
+        // What an earlier try has read counts too: a server that is away must not make batches grow.
+        let mut bytes: usize = self.queue.iter().map(|(_, size)| size).sum();
         while self.queue.len() < MAX_BATCH_EVENTS && bytes < BATCH_BYTES {
             let before = reader.position();
             let Some(events) = reader.next(durable.bytes)? else {
                 break;
             };
-            bytes += usize::try_from(reader.position() - before).unwrap_or(usize::MAX);
-            self.queue.extend(
-                events
-                    .into_iter()
-                    .filter(|event| event.sequence > acknowledged),
-            );
+            let size = usize::try_from(reader.position() - before).unwrap_or(usize::MAX);
+            for event in events {
+                if event.sequence > acknowledged {
+                    bytes = bytes.saturating_add(size);
+                    self.queue.push_back((event, size));
+                }
+            }
         }
         Ok(())
     }
@@ -257,7 +260,12 @@ impl Tail {
             attempt: self.attempt,
             session_id: self.run.session_id,
             session_name: self.run.session_name.clone(),
-            events: self.queue.iter().take(MAX_BATCH_EVENTS).cloned().collect(),
+            events: self
+                .queue
+                .iter()
+                .take(MAX_BATCH_EVENTS)
+                .map(|(event, _)| event.clone())
+                .collect(),
         }
     }
 }

@@ -309,7 +309,9 @@ impl Work {
         tokio::select! {
             () = self.ended() => {}
             () = self.deadline() => {
-                self.journal.append(|_| Draft::note(Note::TimedOut)).durable().await;
+                // A disk that takes nothing more must not keep the agent running.
+                let noted = self.journal.append(|_| Draft::note(Note::TimedOut));
+                let _ = tokio::time::timeout(AFTER_TIMEOUT, noted.durable()).await;
                 self.orders.send_modify(|orders| orders.stop = true);
                 let _ = tokio::time::timeout(AFTER_TIMEOUT, self.ended()).await;
             }

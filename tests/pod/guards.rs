@@ -149,7 +149,7 @@ async fn a_key_that_may_not_be_sent_to_the_models_host_is_not_sent() {
         refused(|pod| pod.write("etc/runledger/model/hosts", "api.anthropic.com")).await;
     assert_eq!(
         (termination.outcome, termination.reason.as_str()),
-        (Outcome::Failed, reasons::HOST_NOT_ALLOWED)
+        (Outcome::Waiting, reasons::HOST_NOT_ALLOWED)
     );
     assert!(
         termination.message.contains("`hosts`"),

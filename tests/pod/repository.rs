@@ -182,7 +182,7 @@ async fn work_that_cannot_be_pushed_fails_the_run_and_stays_in_the_workspace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repository_that_does_not_answer_is_waited_for_and_a_wrong_password_is_not() {
+async fn a_repository_that_does_not_answer_and_a_right_password_are_waited_for() {
     let world = World::new("turns: []").await;
     let remote = Remote::new();
     let mut pod = Pod::new(&world, "x", "/nowhere".into());
@@ -193,7 +193,7 @@ async fn a_repository_that_does_not_answer_is_waited_for_and_a_wrong_password_is
     let termination = pod.termination().unwrap();
     assert_eq!(
         (termination.outcome, termination.reason.as_str()),
-        (Outcome::Failed, reasons::AUTHENTICATION_FAILED)
+        (Outcome::Waiting, reasons::AUTHENTICATION_FAILED)
     );
     assert!(
         !termination.message.contains("wrong"),
