@@ -57,7 +57,7 @@ func rest(c cluster, s *state) []component {
 	single := func(kubeconfig string) []string {
 		return []string{"--kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig,
 			"--authorization-kubeconfig=" + kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1",
-			"--kube-api-qps=300", "--kube-api-burst=600"}
+			"--kube-api-qps=2000", "--kube-api-burst=4000"}
 	}
 	return []component{
 		{"kube-controller-manager", append([]string{kube, "kube-controller-manager",
