@@ -132,9 +132,14 @@ pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// Writes a file, in the place of a link of that name: through it the content would land
+/// elsewhere, or nowhere when the link leads back to itself.
 pub(crate) fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) {
     let path = dir.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    if path.is_symlink() {
+        std::fs::remove_file(&path).unwrap();
+    }
     std::fs::write(path, content).unwrap();
 }
 
