@@ -2,6 +2,7 @@
 //! users write and read, and what admission can judge; what a spec means is the controller's.
 
 pub mod definitions;
+pub mod repository;
 mod rules;
 pub mod run;
 pub mod workspace;

@@ -8,7 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::api::WorkflowRun;
-use crate::api::run::{PushWhen, Repository};
+use crate::api::repository::{PushWhen, Repository};
 use crate::ids;
 use crate::pod::{AgentAssignment, PushAssignment, RepositoryAssignment};
 
