@@ -96,6 +96,11 @@ pub enum EventBody {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         initial_commit: Option<String>,
     },
+    /// The CLI has started, and said which one it is.
+    AgentStarted {
+        /// Its version, in its own words.
+        version: String,
+    },
     /// A message of the session.
     Message(Message),
     /// A request was accepted from the agent and goes to the model.

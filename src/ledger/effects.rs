@@ -44,7 +44,9 @@ pub(super) enum Effect {
     Request {
         model: Option<String>,
         figures: Figures,
+        own: RequestRow,
     },
+    Version(String),
     Result {
         text: String,
         figures: Figures,
@@ -53,6 +55,18 @@ pub(super) enum Effect {
         changes: Option<Value>,
         figures: Figures,
     },
+}
+
+/// What one request used, for `run_model_usage`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RequestRow {
+    pub(super) model: String,
+    pub(super) input: i64,
+    pub(super) output: i64,
+    pub(super) cache_read: i64,
+    pub(super) cache_creation: i64,
+    pub(super) estimated: bool,
+    pub(super) milliseconds: i64,
 }
 
 /// A row of `messages`.
@@ -66,6 +80,8 @@ pub(super) struct MessageRow {
     pub(super) tool_calls: Value,
     pub(super) tool_outputs: Value,
     pub(super) usage: Value,
+    /// Names of the tools that it calls, for `run_tools`.
+    pub(super) tools: Vec<String>,
 }
 
 /// What newly stored events change in their attempt's row.
@@ -79,6 +95,7 @@ pub(super) struct AttemptChange {
     pub(super) model: Option<(i64, String)>,
     pub(super) result: Option<(i64, String)>,
     pub(super) sealed: Option<i64>,
+    pub(super) cli_version: Option<String>,
 }
 
 impl Stored {
@@ -133,6 +150,16 @@ impl Stored {
             .collect()
     }
 
+    /// Requests among the events of those sequences.
+    pub(super) fn requests(&self, new: &[i64]) -> Vec<(&EventRow, &RequestRow)> {
+        self.among(new)
+            .filter_map(|row| match &row.effect {
+                Effect::Request { own, .. } => Some((row, own)),
+                _ => None,
+            })
+            .collect()
+    }
+
     fn among(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
         self.events
             .iter()
@@ -156,12 +183,13 @@ impl AttemptChange {
                     .take()
                     .or_else(|| initial_commit.clone());
             }
-            Effect::Request { model, figures } => {
+            Effect::Request { model, figures, .. } => {
                 self.figures = self.figures.max(*figures);
                 if let Some(model) = model {
                     self.model = Some((row.sequence, model.clone()));
                 }
             }
+            Effect::Version(version) => self.cli_version = Some(version.clone()),
             Effect::Result { text, figures } => {
                 self.figures = self.figures.max(*figures);
                 self.result = Some((row.sequence, text.clone()));
@@ -220,17 +248,32 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
             model,
             usage,
             tokens,
+            estimated,
+            milliseconds,
             ..
         } => {
             // Of this request alone; refused like the sums that it is part of.
-            Figures::of(&crate::wire::Usage {
+            let own = Figures::of(&crate::wire::Usage {
                 tokens: *tokens,
                 ..Default::default()
             })?;
+            let model = name("its model", model.as_deref(), figures::MAX_NAME)?;
             Effect::Request {
-                model: name("its model", model.as_deref(), figures::MAX_NAME)?,
+                own: RequestRow {
+                    model: model.clone().unwrap_or_else(|| UNKNOWN_MODEL.to_owned()),
+                    input: own.input,
+                    output: own.output,
+                    cache_read: own.cache_read,
+                    cache_creation: own.cache_creation,
+                    estimated: *estimated,
+                    milliseconds: figure("its duration", *milliseconds)?,
+                },
+                model,
                 figures: Figures::of(usage)?,
             }
+        }
+        EventBody::AgentStarted { version } => {
+            Effect::Version(clean::cut(&clean::text(version).0, LONGEST_TOOL))
         }
         EventBody::AgentResult {
             text,
@@ -293,8 +336,15 @@ fn message_row(message: &Message, attempt: i32) -> Result<MessageRow, &'static s
         }
         None => json!({}),
     };
+    let tools = message
+        .tool_calls
+        .iter()
+        .filter_map(|call| call["name"].as_str())
+        .map(|tool| clean::cut(&clean::text(tool).0, LONGEST_TOOL))
+        .collect();
     Ok(MessageRow {
         id: message.id,
+        tools,
         role: match message.role {
             Role::User => "user",
             Role::Assistant => "assistant",
@@ -312,6 +362,10 @@ fn message_row(message: &Message, attempt: i32) -> Result<MessageRow, &'static s
     })
 }
 
+/// Model of a request that none answered.
+pub(super) const UNKNOWN_MODEL: &str = "unknown";
+/// Longest name of a tool, or version, in characters.
+const LONGEST_TOOL: usize = 200;
 /// `message_type` of the task.
 pub(super) const WORKFLOW_START: &str = "workflow_start";
 

@@ -74,5 +74,6 @@ ON CONFLICT (run_id, attempt) DO UPDATE SET
     turns = greatest(a.turns, EXCLUDED.turns),
     requests = greatest(a.requests, EXCLUDED.requests),
     estimated_requests = greatest(a.estimated_requests, EXCLUDED.estimated_requests),
-    changes = coalesce(a.changes, EXCLUDED.changes),
+    -- What the event said stays: it knows more than this.
+    changes = coalesce(EXCLUDED.changes || coalesce(a.changes, '{}'), a.changes),
     missing_from = greatest(a.missing_from, EXCLUDED.missing_from)

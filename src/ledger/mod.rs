@@ -15,6 +15,7 @@ pub mod migrate;
 mod mirror;
 mod pool;
 pub mod records;
+mod rows;
 mod store;
 
 pub use error::Error;

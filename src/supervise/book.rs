@@ -178,6 +178,8 @@ pub(crate) struct Book {
     pub(crate) model: Option<String>,
     /// The agent was told that its time is up.
     pub(crate) timed_out: bool,
+    /// Which CLI it is, in its own words.
+    pub(crate) cli_version: Option<String>,
     /// How the agent ended.
     pub(crate) end: Option<End>,
     /// The seal.
@@ -206,6 +208,7 @@ impl Book {
                     initial_commit: initial_commit.clone(),
                 });
             }
+            EventBody::AgentStarted { version } => self.cli_version = Some(version.clone()),
             EventBody::Message(message) => {
                 self.told.insert(message.id);
             }

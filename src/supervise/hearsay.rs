@@ -83,6 +83,9 @@ impl Scribe {
             (Some("assistant"), Some(id)) => taken.extend(self.assistant(number, id, line).await),
             (Some("user"), _) => taken.push(self.tool_results(number, line)),
             (Some("result"), _) => taken.push(self.result(number, line)),
+            (Some("system"), _) if line["subtype"] == "init" => {
+                taken.push(self.version(number, line));
+            }
             (Some("raw"), _) => {
                 tracing::info!(
                     text = head(&line["text"]),
@@ -232,6 +235,25 @@ impl Scribe {
                 Vec::new()
             } else {
                 vec![EventBody::Message(message)]
+            },
+            line: Some(number),
+            ..Draft::default()
+        });
+        Taken { number, pending }
+    }
+
+    /// The CLI says which one it is at the head of each turn; once is enough.
+    fn version(&self, number: u64, line: &Value) -> Taken {
+        let mut version = line["claude_code_version"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        cut(&mut version, LONGEST_WORD);
+        let pending = self.journal.append(|book| Draft {
+            events: if version.is_empty() || book.cli_version.as_deref() == Some(version.as_str()) {
+                Vec::new()
+            } else {
+                vec![EventBody::AgentStarted { version }]
             },
             line: Some(number),
             ..Draft::default()

@@ -126,9 +126,13 @@ impl Database {
             ("run_attempts", "run_id, attempt"),
             ("run_events", "run_id, attempt, sequence"),
             ("messages", "id"),
+            ("run_model_usage", "run_id, attempt, model"),
+            ("run_tools", "run_id, tool"),
+            ("run_labels", "run_id, key"),
         ] {
             let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
                 "SELECT jsonb_pretty(to_jsonb(t) - 'updated_at' - 'received_at'
+                        - 'position' - 'last_position'
                         - CASE WHEN '{table}' IN ('sessions', 'run_attempts') THEN 'created_at' ELSE '' END)
                  FROM {table} t ORDER BY {order}"
             )))

@@ -152,6 +152,9 @@ pub(crate) fn events(attempt: u32, requests: u32) -> Vec<Event> {
             "Hello.",
         )));
     }
+    bodies.push(EventBody::AgentStarted {
+        version: "2.1.330".to_owned(),
+    });
     bodies.push(EventBody::AgentResult {
         subtype: "success".to_owned(),
         is_error: false,

@@ -1,0 +1,360 @@
+-- The whole ledger: what existing readers of users, agents, sessions and messages know, where a run
+-- ran and with what, its labels, what each model used and what that costs, and who did what to it.
+--
+-- Locks: every column added to a table that may be large is nullable or has a constant default, so
+-- that no row is rewritten and a foreign key has no row to check; the lock lasts a moment. Indexes on
+-- sessions and messages are partial on columns that are new here: their build reads the table once,
+-- and writers of it wait that long (seconds per ten million rows). Who can't have that makes them
+-- beforehand with CREATE INDEX CONCURRENTLY, under the same names.
+
+-- agents, and the columns of the others, by the names that existing readers use.
+
+CREATE TABLE IF NOT EXISTS agents (
+    id          serial PRIMARY KEY,
+    name        text NOT NULL UNIQUE,
+    type        text NOT NULL,
+    model       text NOT NULL,
+    description text,
+    version     text,
+    config      jsonb DEFAULT '{}',
+    active      boolean DEFAULT true,
+    run_id      int DEFAULT 0,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    updated_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE OR REPLACE TRIGGER agents_updated_at BEFORE UPDATE ON agents
+    FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+
+ALTER TABLE sessions
+    ADD COLUMN IF NOT EXISTS user_id uuid REFERENCES users (id) ON DELETE SET NULL,
+    ADD COLUMN IF NOT EXISTS agent_id int REFERENCES agents (id) ON DELETE CASCADE,
+    ADD COLUMN IF NOT EXISTS agent_name text,
+    ADD COLUMN IF NOT EXISTS platform text,
+    ADD COLUMN IF NOT EXISTS run_finished_at timestamptz,
+    ADD COLUMN IF NOT EXISTS parent_session_id uuid REFERENCES sessions (id) ON DELETE CASCADE,
+    ADD COLUMN IF NOT EXISTS branch_point_message_id uuid REFERENCES messages (id) ON DELETE SET NULL,
+    ADD COLUMN IF NOT EXISTS branch_type text,
+    ADD COLUMN IF NOT EXISTS is_main_branch boolean DEFAULT true,
+    ADD COLUMN IF NOT EXISTS last_position bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN sessions.last_position IS 'Highest position among its messages';
+-- Sessions of a namespace, the one last spoken in first.
+CREATE INDEX IF NOT EXISTS sessions_namespace_updated_at ON sessions (namespace, updated_at DESC, id DESC)
+    WHERE namespace IS NOT NULL;
+
+ALTER TABLE messages
+    ADD COLUMN IF NOT EXISTS user_id uuid REFERENCES users (id) ON DELETE SET NULL,
+    ADD COLUMN IF NOT EXISTS agent_id int REFERENCES agents (id) ON DELETE CASCADE,
+    ADD COLUMN IF NOT EXISTS media_url text,
+    ADD COLUMN IF NOT EXISTS mime_type text,
+    ADD COLUMN IF NOT EXISTS context jsonb DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS system_prompt text,
+    ADD COLUMN IF NOT EXISTS user_feedback text,
+    ADD COLUMN IF NOT EXISTS flagged text,
+    ADD COLUMN IF NOT EXISTS channel_payload jsonb,
+    ADD COLUMN IF NOT EXISTS position bigint CHECK (position > 0);
+COMMENT ON COLUMN messages.position IS
+    'Order of arrival in its session, given out under the session''s lock: who has read up to one and asks for what is after it misses nothing. Null in rows from before Runledger';
+-- What a session's reader has not seen yet.
+CREATE INDEX IF NOT EXISTS messages_session_id_position ON messages (session_id, position)
+    WHERE position IS NOT NULL;
+
+-- Our own writers number a batch at once; who knows nothing of positions gets one here.
+CREATE FUNCTION runledger_message_position() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE sessions SET last_position = last_position + 1 WHERE id = NEW.session_id
+        RETURNING last_position INTO NEW.position;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER messages_position BEFORE INSERT ON messages
+    FOR EACH ROW WHEN (NEW.position IS NULL AND NEW.session_id IS NOT NULL)
+    EXECUTE FUNCTION runledger_message_position();
+
+-- Where a run ran, and with what.
+
+ALTER TABLE workflow_runs
+    ADD COLUMN cluster text,
+    ADD COLUMN agent_image text,
+    ADD COLUMN cli_version text,
+    ADD COLUMN settings jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(settings) = 'object'),
+    ADD COLUMN cost_source text CHECK (cost_source IN ('sdk', 'prices', 'mixed', 'partial')),
+    ADD CONSTRAINT workflow_runs_source_of_a_cost CHECK (cost_source IS NULL OR cost_estimate IS NOT NULL);
+COMMENT ON COLUMN workflow_runs.settings IS 'The spec as it was resolved: model, maxTurns, timeoutSeconds';
+COMMENT ON COLUMN workflow_runs.cost_source IS
+    'sdk: the SDK''s figure; prices: tokens x price; mixed: some attempts each; partial: some usage has no known price, so the run cost more';
+COMMENT ON COLUMN workflow_runs.workspace_path IS
+    'pvc://namespace/claim/work, or pod://namespace/pod/work where the volume went with its pod';
+
+ALTER TABLE run_attempts ADD COLUMN cli_version text;
+
+-- Volumes with a life of their own. workflow_runs.workspace_id is the text of its id, without a
+-- foreign key: rows of the earlier system hold other texts there.
+CREATE TABLE workspaces (
+    id         uuid PRIMARY KEY,
+    cluster    text,
+    namespace  text NOT NULL,
+    name       text NOT NULL,
+    claim      text,
+    created_at timestamptz NOT NULL,
+    removed_at timestamptz CHECK (removed_at >= created_at),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON COLUMN workspaces.id IS 'metadata.uid of the Workspace';
+COMMENT ON COLUMN workspaces.removed_at IS 'When the Workspace and its volume were gone';
+-- Workspaces of a namespace, newest first.
+CREATE INDEX workspaces_namespace_created_at ON workspaces (namespace, created_at DESC, id DESC);
+CREATE TRIGGER workspaces_updated_at BEFORE UPDATE ON workspaces
+    FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+
+-- Narrow, and with what a list by label is ordered by, so that its index alone finds the page.
+CREATE TABLE run_labels (
+    run_id     uuid NOT NULL REFERENCES workflow_runs (id) ON DELETE CASCADE,
+    key        text NOT NULL,
+    value      text NOT NULL,
+    namespace  text NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (run_id, key)
+);
+COMMENT ON TABLE run_labels IS 'metadata.labels of the WorkflowRun; created_at is the run''s';
+-- Runs of a namespace by label, newest first.
+CREATE INDEX run_labels_value ON run_labels (namespace, key, value, created_at DESC, run_id DESC);
+
+-- Tools that a run has called, in the order of first use: told in one look for 50,000 calls too.
+CREATE TABLE run_tools (
+    run_id   uuid NOT NULL REFERENCES workflow_runs (id) ON DELETE CASCADE,
+    tool     text NOT NULL,
+    calls    bigint NOT NULL CHECK (calls > 0),
+    first_at timestamptz NOT NULL,
+    PRIMARY KEY (run_id, tool)
+);
+
+-- Cost.
+
+CREATE TABLE model_prices (
+    pattern         text NOT NULL CHECK (pattern <> ''),
+    kind            text NOT NULL CHECK (kind IN ('input', 'output', 'cache_read', 'cache_creation')),
+    valid_from      timestamptz NOT NULL,
+    usd_per_million numeric(20, 6) NOT NULL CHECK (usd_per_million >= 0),
+    like_pattern    text NOT NULL GENERATED ALWAYS AS
+        (replace(replace(replace(replace(pattern, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%')) STORED,
+    PRIMARY KEY (pattern, kind, valid_from)
+);
+COMMENT ON COLUMN model_prices.pattern IS 'Name of a model; * stands for any characters. The longest that matches counts';
+
+-- US dollars for a million tokens, which is micro-dollars for one. Nothing where no price is known.
+CREATE FUNCTION runledger_price(model text, kind text, at timestamptz) RETURNS numeric
+LANGUAGE sql STABLE AS $$
+    SELECT p.usd_per_million FROM model_prices p
+    WHERE p.kind = $2 AND p.valid_from <= $3 AND $1 LIKE p.like_pattern
+    ORDER BY length(replace(p.pattern, '*', '')) DESC, p.pattern, p.valid_from DESC LIMIT 1
+$$;
+
+-- Tokens x price, in micro-dollars; nothing where a kind that was used has no price.
+CREATE FUNCTION runledger_cost(model text, at timestamptz, input bigint, output bigint,
+                               cache_read bigint, cache_creation bigint) RETURNS numeric
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN $3 = 0 THEN 0 ELSE $3 * runledger_price($1, 'input', $2) END
+         + CASE WHEN $4 = 0 THEN 0 ELSE $4 * runledger_price($1, 'output', $2) END
+         + CASE WHEN $5 = 0 THEN 0 ELSE $5 * runledger_price($1, 'cache_read', $2) END
+         + CASE WHEN $6 = 0 THEN 0 ELSE $6 * runledger_price($1, 'cache_creation', $2) END
+$$;
+
+-- What each model used in an attempt: sums over its requests, each counted once, with its event.
+CREATE TABLE run_model_usage (
+    run_id                uuid NOT NULL,
+    attempt               int NOT NULL,
+    model                 text NOT NULL,
+    input_tokens          bigint NOT NULL CHECK (input_tokens >= 0),
+    output_tokens         bigint NOT NULL CHECK (output_tokens >= 0),
+    cache_read_tokens     bigint NOT NULL CHECK (cache_read_tokens >= 0),
+    cache_creation_tokens bigint NOT NULL CHECK (cache_creation_tokens >= 0),
+    requests              bigint NOT NULL CHECK (requests > 0),
+    estimated_requests    bigint NOT NULL CHECK (estimated_requests >= 0),
+    api_milliseconds      bigint NOT NULL CHECK (api_milliseconds >= 0),
+    cost_micro_usd        numeric(26, 6) CHECK (cost_micro_usd >= 0),
+    first_at              timestamptz NOT NULL,
+    PRIMARY KEY (run_id, attempt, model),
+    FOREIGN KEY (run_id, attempt) REFERENCES run_attempts (run_id, attempt) ON DELETE CASCADE
+);
+COMMENT ON COLUMN run_model_usage.model IS 'In the response''s words; unknown where none came';
+COMMENT ON COLUMN run_model_usage.cost_micro_usd IS
+    'Tokens x price when each request was made; null where a price was not known. The SDK''s own figure is in run_attempts';
+
+-- Who killed, wrote, resumed, when, and whether they were let. No foreign keys: it outlives what it
+-- speaks of.
+CREATE TABLE audit (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL DEFAULT now(),
+    actor      text NOT NULL CHECK (actor <> ''),
+    action     text NOT NULL CHECK (action IN ('kill', 'write', 'resume')),
+    allowed    boolean NOT NULL,
+    namespace  text NOT NULL,
+    run_id     uuid,
+    session_id uuid,
+    detail     text,
+    CHECK (run_id IS NOT NULL OR session_id IS NOT NULL)
+);
+-- What was done in a namespace, to a run, in a session: latest first.
+CREATE INDEX audit_namespace ON audit (namespace, id DESC);
+CREATE INDEX audit_run_id ON audit (run_id, id DESC) WHERE run_id IS NOT NULL;
+CREATE INDEX audit_session_id ON audit (session_id, id DESC) WHERE session_id IS NOT NULL;
+
+CREATE FUNCTION runledger_audit_stays() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'what is in the audit is not rewritten' USING ERRCODE = 'RL001';
+END $$;
+CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
+    FOR EACH STATEMENT EXECUTE FUNCTION runledger_audit_stays();
+
+-- Indexes of workflow_runs, each for a query. Gone are those that none has: on status alone (five
+-- values), the GIN ones on JSON (a row's statistics are read, never searched), and two partial ones
+-- that held nearly every row.
+DROP INDEX IF EXISTS workflow_runs_session_id, workflow_runs_status, workflow_runs_workflow_name,
+    workflow_runs_created_at, workflow_runs_user_id, workflow_runs_git_branch,
+    workflow_runs_namespace_name, workflow_runs_metadata, workflow_runs_git_diff_stats,
+    workflow_runs_active, workflow_runs_completed, workflow_runs_uncleaned;
+-- Runs of all namespaces, or since some time, newest first; existing readers know no namespaces.
+CREATE INDEX workflow_runs_created_at ON workflow_runs (created_at DESC, id DESC);
+-- Runs of a namespace, newest first.
+CREATE INDEX workflow_runs_namespace_created_at ON workflow_runs (namespace, created_at DESC, id DESC);
+-- Runs of a namespace and status, newest first.
+CREATE INDEX workflow_runs_namespace_status ON workflow_runs (namespace, status, created_at DESC, id DESC);
+-- Runs of a session with what they cost; the state of a session in a list; its foreign key.
+CREATE INDEX workflow_runs_session_id ON workflow_runs (session_id, created_at DESC, id DESC);
+-- Runs of a workflow, of a branch, of a user (and the foreign key of that), newest first.
+CREATE INDEX workflow_runs_workflow_name ON workflow_runs (workflow_name, created_at DESC, id DESC);
+CREATE INDEX workflow_runs_git_branch ON workflow_runs (git_branch, created_at DESC, id DESC)
+    WHERE git_branch IS NOT NULL;
+CREATE INDEX workflow_runs_user_id ON workflow_runs (user_id, created_at DESC, id DESC)
+    WHERE user_id IS NOT NULL;
+-- What is under way, among millions that have ended.
+CREATE INDEX workflow_runs_active ON workflow_runs (namespace, created_at DESC, id DESC)
+    WHERE status IN ('pending', 'running');
+-- workflow_runs_workspace_id stays: whose volume a run was on, and what to mark once it is gone.
+
+-- A run's row moves forward, whoever writes it. What would undo something is refused with SQLSTATE
+-- RL001; metadata and settings are merged.
+CREATE OR REPLACE FUNCTION runledger_run_moves_forward() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    wrong text;
+BEGIN
+    NEW.metadata := OLD.metadata || NEW.metadata;
+    NEW.settings := OLD.settings || NEW.settings;
+    wrong := CASE
+        WHEN NEW.id <> OLD.id OR NEW.run_id <> OLD.run_id THEN 'its id never changes'
+        WHEN NEW.status <> OLD.status
+             AND runledger_status_rank(NEW.status) <= runledger_status_rank(OLD.status)
+            THEN format('status goes from %s to %s', OLD.status, NEW.status)
+        WHEN NEW.input_tokens < OLD.input_tokens OR NEW.output_tokens < OLD.output_tokens
+             OR NEW.cache_read_tokens < OLD.cache_read_tokens
+             OR NEW.cache_creation_tokens < OLD.cache_creation_tokens THEN 'tokens fall'
+        WHEN NEW.turns < OLD.turns THEN 'turns fall'
+        WHEN NEW.attempt < OLD.attempt THEN 'attempt falls'
+        -- The sum over the attempts may: the SDK's figure takes the place of tokens x price.
+        WHEN pg_trigger_depth() = 1
+             AND coalesce(NEW.cost_estimate, 0) < coalesce(OLD.cost_estimate, 0) THEN 'cost falls'
+        WHEN OLD.task_input <> runledger_no_task() AND NEW.task_input <> OLD.task_input
+            THEN 'the task was filled in before'
+        WHEN OLD.workflow_name <> 'unknown' AND (NEW.workflow_name <> OLD.workflow_name
+             OR NEW.created_at <> OLD.created_at) THEN 'its origin was filled in before'
+        WHEN OLD.cluster IS NOT NULL AND NEW.cluster IS DISTINCT FROM OLD.cluster
+            THEN 'its cluster was filled in before'
+        WHEN OLD.started_at IS NOT NULL AND NEW.started_at IS DISTINCT FROM OLD.started_at
+            THEN 'started_at was set before'
+        WHEN OLD.completed_at IS NOT NULL AND NEW.completed_at IS DISTINCT FROM OLD.completed_at
+            THEN 'completed_at was set before'
+        WHEN OLD.workspace_cleaned_up AND NOT NEW.workspace_cleaned_up
+            THEN 'its workspace was cleaned up before'
+    END;
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'workflow_runs % only moves forward: %', OLD.run_id, wrong USING ERRCODE = 'RL001';
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- A run's figures are a function of its attempts: sums, and the word of the latest attempt that has
+-- one. So it doesn't matter who wrote them first. An attempt costs what the SDK said, else tokens x
+-- price of what its models used.
+CREATE FUNCTION runledger_sum_run(run uuid) RETURNS void LANGUAGE sql AS $$
+    UPDATE workflow_runs r SET
+        input_tokens = a.input_tokens,
+        output_tokens = a.output_tokens,
+        cache_read_tokens = a.cache_read_tokens,
+        cache_creation_tokens = a.cache_creation_tokens,
+        total_tokens = a.input_tokens + a.output_tokens + a.cache_read_tokens + a.cache_creation_tokens,
+        cost_estimate = round(a.cost / 1000000, 6)::numeric(20, 6),
+        cost_source = CASE
+            WHEN a.cost IS NULL THEN NULL
+            WHEN a.unpriced THEN 'partial'
+            WHEN NOT a.priced THEN 'sdk'
+            WHEN NOT a.told THEN 'prices'
+            ELSE 'mixed'
+        END,
+        turns = a.turns,
+        attempt = greatest(r.attempt, a.attempt),
+        ai_model = coalesce(a.model, r.ai_model),
+        cli_version = coalesce(a.cli_version, r.cli_version),
+        result = coalesce(a.result, r.result),
+        git_repo = coalesce(a.changes ->> 'repository', a.repository, r.git_repo),
+        git_branch = coalesce(a.changes ->> 'branch', a.branch, r.git_branch),
+        initial_commit_hash = coalesce(nullif(a.changes ->> 'initialCommit', ''), a.initial_commit),
+        final_commit_hash = a.changes ->> 'finalCommit',
+        git_commits = coalesce((a.changes ->> 'commits')::int, 0),
+        git_pushed_branch = a.changes ->> 'pushed',
+        git_diff_files_changed = coalesce((a.changes ->> 'files')::bigint, 0),
+        git_diff_added_lines = coalesce((a.changes ->> 'added')::bigint, 0),
+        git_diff_removed_lines = coalesce((a.changes ->> 'removed')::bigint, 0),
+        git_diff_stats = coalesce(a.changes -> 'stats', '{}'),
+        transcript_missing_from = a.missing_from
+    FROM (
+        SELECT sum(input_tokens)::bigint AS input_tokens,
+               sum(output_tokens)::bigint AS output_tokens,
+               sum(cache_read_tokens)::bigint AS cache_read_tokens,
+               sum(cache_creation_tokens)::bigint AS cache_creation_tokens,
+               sum(coalesce(t.cost_micro_usd, u.cost)) AS cost,
+               coalesce(bool_or(t.cost_micro_usd IS NOT NULL), false) AS told,
+               coalesce(bool_or(t.cost_micro_usd IS NULL AND u.cost > 0), false) AS priced,
+               coalesce(bool_or(t.cost_micro_usd IS NULL
+                   AND (u.unpriced OR t.input_tokens + t.output_tokens + t.cache_read_tokens
+                        + t.cache_creation_tokens > coalesce(u.tokens, 0))), false) AS unpriced,
+               sum(turns)::bigint AS turns,
+               max(attempt) AS attempt,
+               (array_agg(model ORDER BY attempt DESC) FILTER (WHERE model IS NOT NULL))[1] AS model,
+               (array_agg(cli_version ORDER BY attempt DESC) FILTER (WHERE cli_version IS NOT NULL))[1] AS cli_version,
+               (array_agg(result ORDER BY attempt DESC) FILTER (WHERE result IS NOT NULL))[1] AS result,
+               (array_agg(changes ORDER BY attempt DESC) FILTER (WHERE changes IS NOT NULL))[1] AS changes,
+               (array_agg(repository ORDER BY attempt DESC) FILTER (WHERE repository IS NOT NULL))[1] AS repository,
+               (array_agg(branch ORDER BY attempt DESC) FILTER (WHERE branch IS NOT NULL))[1] AS branch,
+               -- The run began where its first attempt did.
+               (array_agg(initial_commit ORDER BY attempt) FILTER (WHERE initial_commit IS NOT NULL))[1] AS initial_commit,
+               (array_agg(CASE WHEN acknowledged < coalesce(sealed_sequence, acknowledged + 1)
+                               THEN greatest(missing_from, acknowledged + 1) END
+                          ORDER BY attempt DESC) FILTER (WHERE missing_from IS NOT NULL))[1] AS missing_from
+        FROM run_attempts t
+        LEFT JOIN LATERAL (
+            SELECT sum(m.cost_micro_usd) AS cost,
+                   bool_or(m.cost_micro_usd IS NULL) AS unpriced,
+                   sum(m.input_tokens + m.output_tokens + m.cache_read_tokens + m.cache_creation_tokens) AS tokens
+            FROM run_model_usage m WHERE m.run_id = t.run_id AND m.attempt = t.attempt
+        ) u ON true
+        WHERE t.run_id = run
+    ) a
+    WHERE r.id = run AND a.attempt IS NOT NULL
+$$;
+
+CREATE OR REPLACE FUNCTION runledger_sum_attempts() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM runledger_sum_run(NEW.run_id);
+    RETURN NULL;
+END $$;
+DROP TRIGGER run_attempts_changed ON run_attempts;
+CREATE TRIGGER run_attempts_changed AFTER UPDATE ON run_attempts
+    FOR EACH ROW WHEN (
+        (OLD.input_tokens, OLD.output_tokens, OLD.cache_read_tokens, OLD.cache_creation_tokens,
+         OLD.cost_micro_usd, OLD.turns, OLD.repository, OLD.branch, OLD.initial_commit, OLD.changes,
+         OLD.model, OLD.cli_version, OLD.result, OLD.missing_from, OLD.sealed_sequence)
+        IS DISTINCT FROM
+        (NEW.input_tokens, NEW.output_tokens, NEW.cache_read_tokens, NEW.cache_creation_tokens,
+         NEW.cost_micro_usd, NEW.turns, NEW.repository, NEW.branch, NEW.initial_commit, NEW.changes,
+         NEW.model, NEW.cli_version, NEW.result, NEW.missing_from, NEW.sealed_sequence)
+        OR NEW.missing_from IS NOT NULL AND OLD.acknowledged <> NEW.acknowledged)
+    EXECUTE FUNCTION runledger_sum_attempts();
