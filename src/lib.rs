@@ -10,6 +10,7 @@ pub mod install;
 pub mod ledger;
 pub mod names;
 pub mod pod;
+pub mod report;
 pub mod server;
 pub mod supervise;
 pub mod uninstall;

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::report::Report;
+
 /// Tokens by kind. `input` excludes cache; the total is the sum of the four.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -371,6 +373,9 @@ pub struct Changes {
     /// The remote branch that now points at `final_commit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed: Option<String>,
+    /// All of it, cut to [`crate::report::LEDGER_BYTES`]: in the event only, where there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Box<Report>>,
 }
 
 /// The door: frames of one line of JSON each, over one TCP connection on 127.0.0.1.

@@ -336,6 +336,7 @@ fn bounded_changes(changes: Changes) -> Changes {
         added: changes.added.min(LARGEST),
         removed: changes.removed.min(LARGEST),
         pushed: changes.pushed.map(|branch| cut(&branch, 255)),
+        stats: None,
     }
 }
 

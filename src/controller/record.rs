@@ -75,6 +75,7 @@ pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRec
             added: git.added,
             removed: git.removed,
             pushed: git.pushed.clone(),
+            stats: None,
         }),
         transcript_missing_from: status.transcript_missing_from,
     })

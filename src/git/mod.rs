@@ -13,19 +13,27 @@ use url::Url;
 
 use crate::wire;
 
+mod attributes;
 mod changes;
 mod checkout;
+mod content;
 mod error;
 mod handover;
+mod history;
+mod lines;
+mod objects;
 mod push;
 mod record;
 mod refs;
 mod remote;
 mod renames;
 mod runtime;
+mod survey;
 mod take_over;
+mod tree_diff;
 mod trusted;
 mod volume;
+mod wildmatch;
 
 pub use error::Error;
 
@@ -109,7 +117,7 @@ pub fn changes(
     head: &Head,
 ) -> Result<wire::Changes, Error> {
     runtime::prepare()?;
-    changes::changes(place, url, initial, head)
+    survey::of_workspace(place, url, initial, head)
 }
 
 /// Points the remote's `branch` at `commit`, fast-forward only, and makes it if there is none.

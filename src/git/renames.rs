@@ -3,48 +3,13 @@
 //! side, then the best score of all pairs. libgit2 scores by other means and finds other pairs.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
-use git2::{AttrCheckFlags, AttrValue, FileMode, ObjectType, Odb, Oid, Repository};
+use git2::Oid;
 
-use super::trusted::MAX_READ;
-
-/// One side of a change.
-#[derive(Clone, Debug)]
-pub(super) struct Side {
-    pub(super) path: Vec<u8>,
-    pub(super) id: Oid,
-    pub(super) mode: FileMode,
-}
-
-impl Side {
-    pub(super) fn is_regular(&self) -> bool {
-        matches!(
-            self.mode,
-            FileMode::Blob | FileMode::BlobExecutable | FileMode::BlobGroupWritable
-        )
-    }
-
-    /// As git decides: a regular file by its attribute `diff`, else by a NUL near the beginning.
-    pub(super) fn is_binary(&self, repo: &Repository, content: &[u8]) -> bool {
-        let path = Path::new(OsStr::from_bytes(&self.path));
-        let value = match self.is_regular() {
-            true => repo.get_attr_bytes(path, "diff", AttrCheckFlags::FILE_THEN_INDEX),
-            false => Ok(None),
-        };
-        match AttrValue::from_bytes(value.unwrap_or_default()) {
-            AttrValue::True => false,
-            AttrValue::False => true,
-            _ => content[..content.len().min(8000)].contains(&0),
-        }
-    }
-
-    fn base_name(&self) -> &[u8] {
-        self.path.rsplit(|&b| b == b'/').next().unwrap_or_default()
-    }
-}
+use super::Error;
+use super::content::Content;
+use super::lines::MAX_READ;
+use super::tree_diff::Side;
 
 const MAX_SCORE: f64 = 60_000.0;
 /// `-M` without a number: half of the content.
@@ -61,10 +26,10 @@ const BUDGET: u64 = 2_000_000_000;
 
 /// For each of `targets` the index of the source that it was renamed from.
 pub(super) fn find(
-    repo: &Repository,
+    content: &Content<'_>,
     sources: &[&Side],
     targets: &[&Side],
-) -> Result<Vec<Option<usize>>, git2::Error> {
+) -> Result<Vec<Option<usize>>, Error> {
     let mut found = vec![None; targets.len()];
     if sources.is_empty() || targets.is_empty() {
         return Ok(found);
@@ -72,8 +37,7 @@ pub(super) fn find(
     let mut used = HashSet::new();
     same_content(sources, targets, &mut found, &mut used);
     let mut scorer = Scorer {
-        repo,
-        odb: repo.odb()?,
+        content,
         seen: HashMap::new(),
         budget: BUDGET,
     };
@@ -122,7 +86,7 @@ fn same_base_name(
     found: &mut [Option<usize>],
     used: &mut HashSet<usize>,
     scorer: &mut Scorer<'_>,
-) -> Result<(), git2::Error> {
+) -> Result<(), Error> {
     fn unique<'a>(
         names: impl Iterator<Item = (usize, &'a [u8])>,
     ) -> HashMap<&'a [u8], Option<usize>> {
@@ -180,7 +144,7 @@ fn best_scores(
     found: &mut [Option<usize>],
     used: &mut HashSet<usize>,
     scorer: &mut Scorer<'_>,
-) -> Result<(), git2::Error> {
+) -> Result<(), Error> {
     let free: Vec<usize> = (0..sources.len()).filter(|at| !used.contains(at)).collect();
     let open: Vec<usize> = (0..targets.len())
         .filter(|&at| found[at].is_none())
@@ -238,9 +202,8 @@ struct Chunks {
     bytes: Vec<(u32, u64)>,
 }
 
-struct Scorer<'r> {
-    repo: &'r Repository,
-    odb: Odb<'r>,
+struct Scorer<'c> {
+    content: &'c Content<'c>,
     seen: HashMap<Oid, Option<Chunks>>,
     budget: u64,
 }
@@ -248,7 +211,7 @@ struct Scorer<'r> {
 impl Scorer<'_> {
     /// How much of the larger file is in the other too, up to [`MAX_SCORE`]; nothing once the budget
     /// is used up.
-    fn score(&mut self, one: &Side, two: &Side, least: f64) -> Result<Option<f64>, git2::Error> {
+    fn score(&mut self, one: &Side, two: &Side, least: f64) -> Result<Option<f64>, Error> {
         if self.budget == 0 {
             return Ok(None);
         }
@@ -277,25 +240,22 @@ impl Scorer<'_> {
         ))
     }
 
-    fn size(&self, side: &Side) -> Result<u64, git2::Error> {
+    fn size(&self, side: &Side) -> Result<u64, Error> {
         match self.seen.get(&side.id) {
             Some(Some(chunks)) => Ok(chunks.size),
-            _ => Ok(self.odb.read_header(side.id)?.0 as u64),
+            _ => self.content.size(side),
         }
     }
 
-    fn look_at(&mut self, side: &Side) -> Result<(), git2::Error> {
+    fn look_at(&mut self, side: &Side) -> Result<(), Error> {
         if self.seen.contains_key(&side.id) {
             return Ok(());
         }
-        let (size, kind) = self.odb.read_header(side.id)?;
-        let chunks = if kind == ObjectType::Blob && size as u64 <= MAX_READ {
-            self.budget = self.budget.saturating_sub(size as u64);
-            let object = self.odb.read(side.id)?;
-            Some(chunks(
-                object.data(),
-                !side.is_binary(self.repo, object.data()),
-            ))
+        let size = self.content.size(side)?;
+        let chunks = if size <= MAX_READ {
+            self.budget = self.budget.saturating_sub(size);
+            let text = self.content.text(side)?;
+            Some(chunks(text.bytes(), text.as_text().is_some()))
         } else {
             None
         };

@@ -23,9 +23,6 @@ const CONFIG: &str = "\
 \tfollowRedirects = false
 ";
 
-/// Largest file that is read for its lines, in bytes; a larger one counts as binary.
-pub(super) const MAX_READ: u64 = 100 * 1024 * 1024;
-
 /// Makes an empty trusted git dir in place of whatever half-made one is there.
 pub(super) fn make(place: &Place) -> Result<Repository, Error> {
     let dir = place.git_dir();

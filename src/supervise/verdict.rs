@@ -164,6 +164,10 @@ fn first_line(text: &str) -> &str {
 /// The termination message: JSON of at most [`MAX_TERMINATION_BYTES`]. The sentence is cut first,
 /// then the oldest of the earlier attempts are left to the ledger, which has them too.
 pub(crate) fn fit(mut termination: Termination) -> Vec<u8> {
+    // There is no room for it here; the event has it.
+    if let Some(git) = &mut termination.git {
+        git.stats = None;
+    }
     loop {
         let body = serde_json::to_vec(&termination).unwrap_or_default();
         let Some(excess) = body

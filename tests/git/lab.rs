@@ -1,5 +1,6 @@
 //! A folder with remote repositories, a workspace and a trusted dir in it, and the git command.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -7,6 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use runledger::git::{self, Access, CheckedOut, Place};
+use runledger::report::{Lines, PathName};
 use tempfile::TempDir;
 use url::Url;
 
@@ -162,6 +164,66 @@ pub(crate) fn numstat(dir: &Path, from: &str, to: &str) -> (u32, u64, u64) {
                 removed + columns.next().unwrap(),
             )
         })
+}
+
+/// Lines of `git diff --numstat -M`: path, lines added and removed (none of a binary file), and where
+/// it was renamed from.
+pub(crate) type Numstat = BTreeMap<Vec<u8>, (Option<(u64, u64)>, Option<Vec<u8>>)>;
+
+/// What `git diff --numstat -M -z` prints with these arguments.
+pub(crate) fn numstat_of(dir: &Path, args: &[&str]) -> Numstat {
+    let all = [&["diff", "--numstat", "-M", "-z"], args].concat();
+    let output = command(dir, &all).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    let mut lines = Numstat::new();
+    let mut fields = output.stdout.split(|&b| b == 0);
+    while let Some(field) = fields.next().filter(|field| !field.is_empty()) {
+        let mut columns = field.splitn(3, |&b| b == b'\t');
+        let mut number = || {
+            std::str::from_utf8(columns.next().unwrap())
+                .unwrap()
+                .parse()
+                .ok()
+        };
+        let count = number().zip(number());
+        let path = columns.next().unwrap();
+        let (from, path) = match path.is_empty() {
+            true => (
+                Some(fields.next().unwrap().to_vec()),
+                fields.next().unwrap(),
+            ),
+            false => (None, path),
+        };
+        lines.insert(path.to_vec(), (count, from));
+    }
+    lines
+}
+
+/// Our lines in the same form.
+pub(crate) fn numstat_by_us(lines: &Lines) -> Numstat {
+    let numstat: Numstat = lines
+        .files
+        .iter()
+        .map(|file| {
+            let from = file.renamed_from.as_ref().map(bytes);
+            let count = file.added_lines.zip(file.removed_lines);
+            assert_eq!(file.binary, count.is_none());
+            (bytes(&file.name), (count, from))
+        })
+        .collect();
+    assert_eq!(numstat.len() as u64, lines.files_changed);
+    numstat
+}
+
+/// The bytes of a path.
+pub(crate) fn bytes(name: &PathName) -> Vec<u8> {
+    let Some(hex) = &name.path_hex else {
+        return name.path.clone().into_bytes();
+    };
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 /// Fails the test, rather than hanging it.

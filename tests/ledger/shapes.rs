@@ -94,6 +94,7 @@ pub(crate) fn changes() -> Changes {
         added: 40,
         removed: 2,
         pushed: Some("work".to_owned()),
+        stats: None,
     }
 }
 
