@@ -1,6 +1,8 @@
 //! The ledger and the server's door to it, on a real Postgres of the tests' own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "ledger/adopt.rs"]
+mod adopt;
 #[path = "ledger/batches.rs"]
 mod batches;
 #[path = "ledger/database.rs"]

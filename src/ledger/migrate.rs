@@ -1,30 +1,49 @@
-//! `runledger migrate`: waits for Postgres, checks that it can be used, and applies the migrations
-//! that the binary carries, one at a time under an advisory lock.
+//! `runledger migrate`: waits for Postgres, checks that it and the tables in it can be used, and applies
+//! the migrations that the binary carries, one at a time under an advisory lock. Tables of the earlier
+//! system are joined as they are, rows and all.
+//!
+//! It leaves to `legacy` what is read from tables that go.
+
+mod hand;
+mod online;
+mod retype;
+mod shape;
+mod statements;
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
 use clap::Parser;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::Instant;
 
 use super::pool::options;
+use hand::Hand;
+use statements::Column;
 
 /// The migrations of `migrations/`, embedded.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// Oldest major version of Postgres that the schema works on.
 const OLDEST: i32 = 14;
-/// Between two tries to connect.
+/// Advisory lock of whoever migrates: the first bytes of `runledger`.
+const LOCK_KEY: i64 = 0x7275_6e6c_6564_6765;
+/// Between two tries to connect, or to get a lock on a table.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks whether another migrate has ended.
+const POLL: Duration = Duration::from_millis(200);
 /// Longest try to connect.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Arguments of `runledger migrate`.
-#[derive(Debug, Parser)]
+///
+/// On an empty database this makes the tables. On one that has users, agents, sessions, messages or
+/// workflow_runs already, it joins them: columns, indexes and constraints are added while others read
+/// and write, and no row is lost. It may be interrupted and run again at any time.
+#[derive(Clone, Debug, Default, Parser)]
 pub struct Args {
     /// postgres://user:password@host:5432/database?sslmode=require
     #[arg(
@@ -38,6 +57,9 @@ pub struct Args {
     /// Seconds to wait for Postgres to answer.
     #[arg(long, default_value_t = 120)]
     pub wait: u64,
+    /// Print what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Why the migrations were not applied.
@@ -70,6 +92,31 @@ pub enum Error {
         "migration {0} was changed after it had been applied; the release is damaged or mixed up"
     )]
     Changed(i64),
+    /// A migration was left half-applied by other means than this command.
+    #[error(
+        "migration {0} is marked as half applied, which this command never leaves behind: restore a backup, or \
+         undo what it did and delete its row from _sqlx_migrations"
+    )]
+    HalfApplied(i64),
+    /// A table that is there is not one that we know.
+    #[error(
+        "the database has tables of our names that are not the ones we know: {0}. Nothing was changed. Rename \
+         them, or use another database or schema"
+    )]
+    Shape(String),
+    /// The tables hold everything as text.
+    #[error(
+        "the tables here hold ids, times or JSON as text ({0}) and are not changed in place. Nothing was \
+         changed. Migrate an empty database instead, then bring the rows over with: runledger migrate \
+         import-legacy --from URL-of-this-database"
+    )]
+    Text(String),
+    /// Views stand on columns that must be made wider.
+    #[error(
+        "views or rules use columns of workflow_runs that have to be changed ({0}). Nothing was changed. Drop \
+         them, run migrate, and make them again"
+    )]
+    Views(String),
     /// A migration failed; nothing of it stays.
     #[error("a migration failed and was rolled back")]
     Failed(#[source] MigrateError),
@@ -91,21 +138,99 @@ pub async fn migrate(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Er
     let options = options(&args.database_url)?.disable_statement_logging();
     let mut connection = reach(&options, args.wait, out).await?;
     check(&mut connection).await?;
-    let before = applied(&mut connection).await?;
-    MIGRATIONS.run(&mut connection).await.map_err(explain)?;
-    let mut say = |line: String| writeln!(out, "{line}").map_err(Error::Output);
-    let mut new = 0;
-    for migration in MIGRATIONS.iter().filter(|m| !before.contains(&m.version)) {
-        new += 1;
-        say(format!(
-            "applied {:04} {}",
-            migration.version, migration.description
-        ))?;
+    let mut hand = Hand {
+        connection: &mut connection,
+        out,
+        dry: args.dry_run,
+    };
+    if !args.dry_run {
+        lock(&mut hand).await?;
     }
-    if new == 0 {
-        say("nothing to apply: the ledger is up to date".to_owned())?;
-    }
+    bring_up(&mut hand).await?;
+    // The lock goes with the connection.
     connection.close().await.map_err(Error::Database)
+}
+
+async fn bring_up(hand: &mut Hand<'_>) -> Result<(), Error> {
+    let before = applied(hand.connection).await?;
+    let pending: Vec<&Migration> = MIGRATIONS
+        .iter()
+        .filter(|m| !before.contains(&m.version))
+        .collect();
+    let wanted = wanted();
+    let tables = shape::look(hand.connection, &wanted).await?;
+    shape::check(&tables, &wanted)?;
+    retype::run(hand, &tables).await?;
+    if !pending.is_empty() {
+        online::fill(hand, &wanted).await?;
+    }
+    for migration in &pending {
+        let script = migration.sql.as_str();
+        online::prepare(hand, script, &wanted).await?;
+        apply(hand, migration).await?;
+    }
+    online::settle(hand, &wanted).await?;
+    if pending.is_empty() {
+        hand.say("nothing to apply: the ledger is up to date")?;
+    }
+    Ok(())
+}
+
+/// All columns that the migrations add to tables which may be there already.
+fn wanted() -> Vec<Column> {
+    MIGRATIONS
+        .iter()
+        .flat_map(|migration| statements::columns(migration.sql.as_str()))
+        .collect()
+}
+
+/// One migration, whole or not at all.
+async fn apply(hand: &mut Hand<'_>, migration: &Migration) -> Result<(), Error> {
+    let name = format!("{:04} {}", migration.version, migration.description);
+    if hand.dry {
+        return hand.say(&format!("would apply {name}, in one transaction"));
+    }
+    const TABLE: &str = "_sqlx_migrations";
+    let mut tries = 0;
+    loop {
+        hand.raw("SET lock_timeout = '2s'").await?;
+        hand.connection
+            .ensure_migrations_table(TABLE)
+            .await
+            .map_err(Error::Failed)?;
+        match hand.connection.apply(TABLE, migration).await {
+            Ok(_) => return hand.say(&format!("applied {name}")),
+            Err(MigrateError::ExecuteMigration(error, _))
+                if hand::is_lock(&error) && tries < hand::TRIES =>
+            {
+                tries += 1;
+                hand.say(&format!("{name} waits for a lock that a long query holds"))?;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(Error::Failed(error)),
+        }
+    }
+}
+
+/// Keeps a second migrate out. Polled: whoever waits inside Postgres holds a snapshot, which an index
+/// that is built CONCURRENTLY would wait for in turn.
+async fn lock(hand: &mut Hand<'_>) -> Result<(), Error> {
+    let mut told = false;
+    loop {
+        let locked =
+            sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "locked!""#, LOCK_KEY)
+                .fetch_one(&mut *hand.connection)
+                .await
+                .map_err(Error::Database)?;
+        if locked {
+            return Ok(());
+        }
+        if !told {
+            hand.say("another runledger migrate is at work in this database: waiting for its end")?;
+            told = true;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// A connection, once there is one. What waiting can't cure is told at once.
@@ -175,7 +300,7 @@ async fn check(connection: &mut PgConnection) -> Result<(), Error> {
     }
 }
 
-/// Versions that were applied before.
+/// Versions that were applied before, once it is certain that they are ours.
 async fn applied(connection: &mut PgConnection) -> Result<BTreeSet<i64>, Error> {
     let there =
         sqlx::query_scalar!(r#"SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "there!""#)
@@ -186,19 +311,23 @@ async fn applied(connection: &mut PgConnection) -> Result<BTreeSet<i64>, Error> 
         return Ok(BTreeSet::new());
     }
     // Not checked at build time: this table is made by the migrator, not by a migration.
-    let versions: Vec<i64> = sqlx::query_scalar("SELECT version FROM _sqlx_migrations")
-        .fetch_all(connection)
-        .await
-        .map_err(Error::Database)?;
-    Ok(versions.into_iter().collect())
-}
-
-fn explain(error: MigrateError) -> Error {
-    match error {
-        MigrateError::VersionMissing(version) => Error::Newer(version),
-        MigrateError::VersionMismatch(version) => Error::Changed(version),
-        other => Error::Failed(other),
+    let rows: Vec<(i64, Vec<u8>, bool)> =
+        sqlx::query_as("SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version")
+            .fetch_all(connection)
+            .await
+            .map_err(Error::Database)?;
+    for (version, checksum, success) in &rows {
+        let Some(ours) = MIGRATIONS.iter().find(|m| m.version == *version) else {
+            return Err(Error::Newer(*version));
+        };
+        if !success {
+            return Err(Error::HalfApplied(*version));
+        }
+        if *ours.checksum != checksum[..] {
+            return Err(Error::Changed(*version));
+        }
     }
+    Ok(rows.into_iter().map(|(version, _, _)| version).collect())
 }
 
 #[cfg(test)]
@@ -221,8 +350,8 @@ mod tests {
     #[tokio::test]
     async fn a_missing_url_is_named() {
         let args = Args {
-            database_url: String::new(),
             wait: 0,
+            ..Args::default()
         };
         let error = migrate(&args, &mut Vec::new()).await.unwrap_err();
         assert!(

@@ -83,6 +83,7 @@ pub(crate) async fn up(url: &str) {
     let args = migrate::Args {
         database_url: url.to_owned(),
         wait: 10,
+        ..Default::default()
     };
     migrate::migrate(&args, &mut Vec::new()).await.unwrap();
 }

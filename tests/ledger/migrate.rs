@@ -10,6 +10,7 @@ async fn told(url: &str) -> Result<String, Error> {
     let args = Args {
         database_url: url.to_owned(),
         wait: 0,
+        ..Default::default()
     };
     migrate(&args, &mut out)
         .await

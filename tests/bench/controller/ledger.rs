@@ -50,6 +50,7 @@ impl Ledger {
         let args = migrate::Args {
             database_url: url.clone(),
             wait: 30,
+            ..Default::default()
         };
         migrate::migrate(&args, &mut Vec::new()).await?;
         let pool = PgPoolOptions::new()

@@ -1,0 +1,444 @@
+//! `runledger migrate` on databases of the earlier system: its tables are joined, its readers and
+//! writers go on.
+
+use runledger::ledger::migrate::{Args, Error, migrate};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
+
+use crate::database::{self, empty};
+
+const TABLES: &str = include_str!("earlier.sql");
+const RUNS: &str = include_str!("earlier_runs.sql");
+
+async fn told(url: &str, dry_run: bool) -> Result<String, Error> {
+    let mut out = Vec::new();
+    let args = Args {
+        database_url: url.to_owned(),
+        wait: 30,
+        dry_run,
+    };
+    migrate(&args, &mut out)
+        .await
+        .map(|()| String::from_utf8(out).unwrap())
+}
+
+/// A database with the scripts run on it.
+async fn earlier(scripts: &[&str]) -> (String, PgPool) {
+    let url = empty().await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    for script in scripts {
+        run(&pool, script).await;
+    }
+    (url, pool)
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    pool.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())))
+        .await
+        .unwrap();
+}
+
+async fn lines(pool: &PgPool, sql: &str) -> Vec<String> {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_all(pool)
+        .await
+        .unwrap()
+}
+
+/// Columns, indexes, constraints and triggers of the shared tables, by what they say.
+async fn shape(pool: &PgPool) -> Vec<String> {
+    lines(
+        pool,
+        "WITH t AS (SELECT oid, relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+                    AND relname IN ('users', 'agents', 'sessions', 'messages', 'workflow_runs'))
+         SELECT format('%s.%s %s%s', relname, attname, CASE WHEN atttypid IN ('text'::regtype, 'varchar'::regtype)
+                       THEN 'text' ELSE format_type(atttypid, atttypmod) END, CASE WHEN attnotnull THEN ' NOT NULL' END)
+         FROM t JOIN pg_attribute a ON attrelid = t.oid AND attnum > 0 AND NOT attisdropped
+         UNION ALL
+         SELECT format('%s %s valid=%s', relname, replace(pg_get_indexdef(indexrelid), 'public.', ''), indisvalid)
+         FROM t JOIN pg_index ON indrelid = t.oid
+         UNION ALL
+         SELECT format('%s %s', relname, pg_get_constraintdef(k.oid)) FROM t JOIN pg_constraint k ON conrelid = t.oid
+         UNION ALL
+         SELECT format('%s %s', relname, tgname) FROM t JOIN pg_trigger g ON tgrelid = t.oid
+         WHERE NOT tgisinternal AND tgname NOT LIKE '%updated_at'",
+    )
+    .await
+}
+
+/// What the earlier system asks, and says, in its own words; run by a role that owns nothing.
+const READS: &[&str] = &[
+    "SELECT to_jsonb(u)::text FROM (SELECT id, email, phone_number, user_data, created_at, updated_at FROM users) u",
+    "SELECT to_jsonb(a)::text FROM (SELECT id, name, type, model, config, active, run_id FROM agents) a",
+    "SELECT to_jsonb(s)::text FROM (SELECT id, user_id, agent_id, agent_name, name, platform, metadata, created_at,
+         updated_at, run_finished_at, message_count FROM sessions) s",
+    "SELECT to_jsonb(m)::text FROM (SELECT id, session_id, user_id, agent_id, role, text_content, media_url,
+         message_type, raw_payload, tool_calls, tool_outputs, context, usage, updated_at FROM messages) m",
+    "SELECT id::text FROM sessions WHERE name = 'talk 3' AND user_id = '00000000-0000-4000-8000-000000000002'",
+    "SELECT count(*)::text FROM messages WHERE session_id = '10000000-0000-4000-8000-000000000003'",
+];
+const RUN_READS: &[&str] = &[
+    "SELECT to_jsonb(r)::text FROM (SELECT id, run_id, workflow_name, agent_type, ai_model, task_input, session_name,
+         status, result, error_message, completed_at, duration_seconds, workspace_path, cost_estimate,
+         input_tokens, total_tokens, updated_at FROM workflow_runs) r",
+    "SELECT run_id FROM workflow_runs WHERE session_id = '10000000-0000-4000-8000-000000000006' ORDER BY created_at DESC",
+    "SELECT run_id FROM workflow_runs WHERE user_id = '00000000-0000-4000-8000-000000000003'",
+    "SELECT run_id FROM workflow_runs WHERE status = 'killed' AND run_id LIKE 'run_%'",
+    "SELECT sum(total_tokens)::text FROM workflow_runs WHERE metadata ? 'n'",
+];
+const WRITES: &[&str] = &[
+    "INSERT INTO users (id, email) VALUES (gen_random_uuid(), gen_random_uuid()::text)",
+    "INSERT INTO agents (name, type, model) VALUES (gen_random_uuid()::text, 'claude', 'm')",
+    "UPDATE agents SET run_id = run_id + 1 WHERE name = 'agent1'",
+    "INSERT INTO sessions (id, user_id, agent_id, agent_name, name, platform, metadata, message_count)
+     VALUES (gen_random_uuid(), NULL, 1, 'agent1', 'talk 3', 'claude-code', NULL, NULL)",
+    "UPDATE sessions SET metadata = '{\"run_status\": \"completed\"}', run_finished_at = now()
+     WHERE id = '10000000-0000-4000-8000-000000000007'",
+    "INSERT INTO messages (id, session_id, role, text_content, message_type, raw_payload, tool_calls, usage)
+     VALUES (gen_random_uuid(), '10000000-0000-4000-8000-000000000007', 'user', 'hi', 'text', '{}', NULL, '{}')",
+    "DELETE FROM messages WHERE id = '20000000-0000-4000-8000-000000000001'",
+];
+const RUN_WRITES: &[&str] = &[
+    "INSERT INTO workflow_runs (id, run_id, workflow_name, task_input, session_id, user_id, status, total_tokens,
+         input_tokens, metadata)
+     VALUES (gen_random_uuid(), gen_random_uuid()::text, 'builder', 'task', '10000000-0000-4000-8000-000000000007',
+         NULL, 'completed', 77, 5, NULL)",
+    "INSERT INTO workflow_runs (id, run_id, workflow_name, task_input, session_id, user_id, created_at)
+     VALUES (gen_random_uuid(), gen_random_uuid()::text, 'builder', 'task', '99999999-0000-4000-8000-000000000007',
+         '99999999-0000-4000-8000-000000000008', NULL)",
+    "UPDATE workflow_runs SET status = 'completed', completed_at = now(), cost_estimate = 9, total_tokens = 100000
+     WHERE run_id = 'run_5'",
+];
+
+async fn as_stranger(url: &str) -> PgPool {
+    let owner = PgPool::connect(url).await.unwrap();
+    run(
+        &owner,
+        "DO $$ BEGIN CREATE ROLE earlier LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO earlier;
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO earlier",
+    )
+    .await;
+    PgPool::connect(&url.replace("//runledger@", "//earlier@"))
+        .await
+        .unwrap()
+}
+
+async fn answers(pool: &PgPool, queries: &[&str]) -> Vec<Vec<String>> {
+    let mut all = Vec::new();
+    for query in queries {
+        let mut answer: Vec<Option<String>> =
+            sqlx::query_scalar(AssertSqlSafe((*query).to_owned()))
+                .fetch_all(pool)
+                .await
+                .unwrap_or_else(|e| panic!("{query}: {e}"));
+        if !query.contains("ORDER BY") {
+            answer.sort();
+        }
+        all.push(answer.into_iter().map(Option::unwrap_or_default).collect());
+    }
+    all
+}
+
+fn same(after: &[Vec<String>], before: &[Vec<String>]) {
+    for (after, before) in after.iter().zip(before) {
+        crate::database::assert_same(&before.join("\n"), &after.join("\n"), "before and after");
+    }
+}
+
+async fn write(pool: &PgPool, statements: &[&str]) {
+    for statement in statements {
+        let done = pool
+            .execute(AssertSqlSafe((*statement).to_owned()))
+            .await
+            .unwrap_or_else(|e| panic!("{statement}: {e}"));
+        assert_eq!(done.rows_affected(), 1, "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn readers_and_writers_of_the_earlier_tables_go_on_and_no_row_changes() {
+    let (url, _pool) = earlier(&[TABLES]).await;
+    let earlier = as_stranger(&url).await;
+    let before = answers(&earlier, READS).await;
+    told(&url, false).await.unwrap();
+    same(&answers(&earlier, READS).await, &before);
+    write(&earlier, WRITES).await;
+    assert_eq!(
+        told(&url, false).await.unwrap(),
+        "nothing to apply: the ledger is up to date\n"
+    );
+}
+
+#[tokio::test]
+async fn readers_and_writers_of_the_earlier_runs_go_on_and_what_cannot_be_typed_is_kept() {
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    let earlier = as_stranger(&url).await;
+    let before = answers(&earlier, RUN_READS).await;
+    let told_first = told(&url, false).await.unwrap();
+    assert!(told_first.contains("applied 0001 ledger"), "{told_first}");
+    same(&answers(&earlier, RUN_READS).await, &before);
+    write(&earlier, RUN_WRITES).await;
+    let odd = lines(
+        &pool,
+        "SELECT format('%s %s %s %s', run_id, session_id, user_id, metadata) FROM workflow_runs
+         WHERE run_id IN ('run_1', 'run_2', 'run_7', 'run_9') ORDER BY run_id",
+    )
+    .await;
+    assert_eq!(
+        odd,
+        [
+            r#"run_1   {"n": 1, "legacy": {"user_id": "somebody", "session_id": "talk-1"}}"#,
+            r#"run_2  00000000-0000-4000-8000-000000000003 {"n": 2, "legacy": {"session_id": "99999999-0000-4000-8000-000000000001"}}"#,
+            r#"run_7  00000000-0000-4000-8000-000000000008 {"legacy": {"session_id": "talk-7"}}"#,
+            r#"run_9 10000000-0000-4000-8000-00000000000a  {"n": 9, "legacy": {"user_id": "somebody"}}"#,
+        ]
+    );
+    assert_eq!(
+        told(&url, false).await.unwrap(),
+        "nothing to apply: the ledger is up to date\n"
+    );
+}
+
+#[tokio::test]
+async fn a_joined_database_has_all_that_a_new_one_has() {
+    let fresh = database::migrated().await;
+    let wanted = shape(&fresh.pool).await;
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    let out = told(&url, false).await.unwrap();
+    let there = shape(&pool).await;
+    let missing: Vec<_> = wanted.iter().filter(|line| !there.contains(line)).collect();
+    assert!(missing.is_empty(), "{missing:#?}\n{there:#?}\n{out}");
+    let left = lines(
+        &pool,
+        "SELECT conname::text FROM pg_constraint WHERE NOT convalidated
+         UNION ALL SELECT attname FROM pg_attribute WHERE attname LIKE 'runledger_%' AND NOT attisdropped",
+    )
+    .await;
+    assert_eq!(left, [""; 0], "{out}");
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_every_step_and_takes_none() {
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    let before = shape(&pool).await;
+    let out = told(&url, true).await.unwrap();
+    for step in [
+        "would add wider columns to workflow_runs for ",
+        "would fill them in the other rows, 5000 rows at a time",
+        "would build index messages_session_id_created_at on messages",
+        "would add to sessions: namespace",
+        "would apply 0001 ledger, in one transaction",
+    ] {
+        assert!(out.contains(step), "{step}: {out}");
+    }
+    assert_eq!(shape(&pool).await, before);
+    assert_eq!(
+        lines(
+            &pool,
+            "SELECT relname::text FROM pg_class WHERE relname LIKE '_sqlx%'"
+        )
+        .await,
+        [""; 0]
+    );
+}
+
+/// Tables as text, as some installations have them.
+const TEXT: &str = "
+    CREATE TABLE users (id text PRIMARY KEY, email text, user_data text, created_at text, updated_at text);
+    CREATE TABLE sessions (id text PRIMARY KEY, user_id text, name text, metadata text, created_at text, updated_at text);
+    CREATE TABLE messages (id text PRIMARY KEY, session_id text, role text NOT NULL, usage text);";
+
+#[tokio::test]
+async fn what_cannot_be_joined_is_left_alone_and_told_in_a_sentence() {
+    for (script, sentence) in [
+        (TEXT, "import-legacy --from"),
+        (
+            "CREATE TABLE sessions (id uuid PRIMARY KEY, metadata json)",
+            "sessions.metadata is json, and should be jsonb",
+        ),
+        (
+            "CREATE TABLE users (id bigint PRIMARY KEY)",
+            "users.id is bigint, and should be uuid",
+        ),
+        (
+            "CREATE TABLE users (id uuid)",
+            "users.id is not a primary key",
+        ),
+        (
+            "CREATE TABLE messages (id uuid PRIMARY KEY)",
+            "messages has no column role",
+        ),
+        (
+            "CREATE VIEW sessions AS SELECT 1 AS id",
+            "sessions is not an ordinary table",
+        ),
+    ] {
+        let (url, pool) = earlier(&[script]).await;
+        let before = lines(&pool, "SELECT relname::text FROM pg_class ORDER BY 1").await;
+        let error = told(&url, false).await.unwrap_err().to_string();
+        assert!(error.contains(sentence), "{error}");
+        assert!(error.contains("Nothing was changed"), "{error}");
+        assert_eq!(
+            lines(&pool, "SELECT relname::text FROM pg_class ORDER BY 1").await,
+            before
+        );
+    }
+}
+
+#[tokio::test]
+async fn views_on_columns_that_change_are_named() {
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    run(
+        &pool,
+        "CREATE VIEW by_session AS SELECT session_id, count(*) FROM workflow_runs GROUP BY 1",
+    )
+    .await;
+    let error = told(&url, false).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Views(views) if views == "by_session on session_id"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn tables_of_another_owner_are_told_before_anything_is_done() {
+    let (url, pool) = earlier(&[TABLES]).await;
+    run(
+        &pool,
+        "DO $$ BEGIN CREATE ROLE other LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+         GRANT CREATE ON SCHEMA public TO other; GRANT SELECT ON ALL TABLES IN SCHEMA public TO other",
+    )
+    .await;
+    let error = told(&url.replace("//runledger@", "//other@"), false)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("belongs to runledger"), "{error}");
+}
+
+#[tokio::test]
+async fn rows_that_break_a_rule_are_told_and_hold_up_nothing() {
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    run(
+        &pool,
+        "ALTER TABLE workflow_runs DROP CONSTRAINT workflow_runs_duration_seconds_check;
+                UPDATE workflow_runs SET duration_seconds = -1 WHERE run_id = 'run_3'",
+    )
+    .await;
+    let out = told(&url, false).await.unwrap();
+    assert!(
+        out.contains("don't keep workflow_runs_duration_seconds_check"),
+        "{out}"
+    );
+    assert!(
+        pool.execute(
+            "INSERT INTO workflow_runs (id, run_id, workflow_name, task_input, duration_seconds)
+                      VALUES (gen_random_uuid(), 'x', 'w', 't', -1)"
+        )
+        .await
+        .is_err()
+    );
+    run(
+        &pool,
+        "UPDATE workflow_runs SET duration_seconds = 0 WHERE run_id = 'run_3'",
+    )
+    .await;
+    let again = told(&url, false).await.unwrap();
+    assert_eq!(again, "nothing to apply: the ledger is up to date\n");
+}
+
+#[tokio::test]
+async fn a_half_applied_migration_is_told() {
+    let (url, pool) = earlier(&[]).await;
+    told(&url, false).await.unwrap();
+    run(
+        &pool,
+        "UPDATE _sqlx_migrations SET success = false WHERE version = 1",
+    )
+    .await;
+    assert!(matches!(
+        told(&url, false).await,
+        Err(Error::HalfApplied(1))
+    ));
+}
+
+/// Ends the connection after its n-th command that defines something, and after the n-th batch.
+const KILLER: &str = "
+    CREATE SEQUENCE killer_count; CREATE TABLE killer (n bigint); INSERT INTO killer VALUES (0);
+    CREATE FUNCTION killer_strike() RETURNS void LANGUAGE plpgsql AS $$
+    BEGIN
+        IF nextval('killer_count') = (SELECT n FROM killer) THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+    END $$;
+    CREATE FUNCTION killer_define() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM killer_strike(); END $$;
+    CREATE FUNCTION killer_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM killer_strike(); RETURN NULL; END $$;
+    CREATE TRIGGER killer AFTER UPDATE ON workflow_runs FOR EACH STATEMENT EXECUTE FUNCTION killer_change();
+    CREATE TRIGGER killer AFTER UPDATE ON messages FOR EACH STATEMENT EXECUTE FUNCTION killer_change();
+    CREATE EVENT TRIGGER killer ON ddl_command_end EXECUTE FUNCTION killer_define();";
+
+#[tokio::test]
+async fn a_migration_that_dies_after_any_statement_is_finished_by_the_next() {
+    let (url, pool) = earlier(&[TABLES, RUNS, KILLER]).await;
+    let earlier = as_stranger(&url).await;
+    let before = answers(&earlier, READS).await;
+    let runs = answers(&earlier, RUN_READS).await;
+    let mut deaths = 0;
+    loop {
+        run(
+            &pool,
+            &format!(
+                "UPDATE killer SET n = {}; SELECT setval('killer_count', 1, false)",
+                deaths + 1
+            ),
+        )
+        .await;
+        match told(&url, false).await {
+            Ok(_) => break,
+            Err(Error::Database(_) | Error::Failed(_)) => deaths += 1,
+            Err(other) => panic!("after {deaths} deaths: {other}"),
+        }
+    }
+    eprintln!("died {deaths} times");
+    assert!(deaths > 50);
+    run(&pool, "DROP EVENT TRIGGER killer; DROP TRIGGER killer ON workflow_runs; DROP TRIGGER killer ON messages").await;
+    assert_eq!(
+        told(&url, false).await.unwrap(),
+        "nothing to apply: the ledger is up to date\n"
+    );
+    same(&answers(&earlier, READS).await, &before);
+    same(&answers(&earlier, RUN_READS).await, &runs);
+    let wanted = shape(&database::migrated().await.pool).await;
+    let there = shape(&pool).await;
+    let missing: Vec<_> = wanted.iter().filter(|line| !there.contains(line)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[tokio::test]
+async fn a_long_query_of_others_is_waited_for_and_holds_up_nobody_else() {
+    let (url, pool) = earlier(&[TABLES]).await;
+    let mut long = PgConnection::connect(&url).await.unwrap();
+    long.execute("BEGIN; SELECT count(*) FROM sessions")
+        .await
+        .unwrap();
+    let migrating = tokio::spawn({
+        let url = url.clone();
+        async move { told(&url, false).await }
+    });
+    // Somebody queues behind us now and then, for no longer than our patience.
+    let waits =
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass";
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while sqlx::query_scalar::<_, i64>(waits)
+        .fetch_one(&pool)
+        .await
+        .unwrap()
+        == 0
+    {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    pool.execute("SELECT count(*) FROM sessions").await.unwrap();
+    assert!(!migrating.is_finished());
+    long.execute("COMMIT").await.unwrap();
+    let out = migrating.await.unwrap().unwrap();
+    assert!(out.contains("waiting for a lock"), "{out}");
+}
