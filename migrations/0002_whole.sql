@@ -1,38 +1,44 @@
 -- The whole ledger: what existing readers of users, agents, sessions and messages know, where a run
 -- ran and with what, its labels, what each model used and what that costs, and who did what to it.
 --
--- Locks: every column added to a table that may be large is nullable or has a constant default, so
--- that no row is rewritten and a foreign key has no row to check; the lock lasts a moment. Indexes on
--- sessions and messages are partial on columns that are new here: their build reads the table once,
--- and writers of it wait that long (seconds per ten million rows). Who can't have that makes them
--- beforehand with CREATE INDEX CONCURRENTLY, under the same names.
+-- Locks: as the head of 0001 says. Columns without constraints and IF NOT EXISTS, indexes IF NOT EXISTS,
+-- constraints NOT VALID: on tables with rows `runledger migrate` does the long part of each beside this
+-- file's transaction, while everybody reads and writes.
+
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
 
 -- agents, and the columns of the others, by the names that existing readers use.
 
-CREATE TABLE IF NOT EXISTS agents (
-    id          serial PRIMARY KEY,
-    name        text NOT NULL UNIQUE,
-    type        text NOT NULL,
-    model       text NOT NULL,
-    description text,
-    version     text,
-    config      jsonb DEFAULT '{}',
-    active      boolean DEFAULT true,
-    run_id      int DEFAULT 0,
-    created_at  timestamptz NOT NULL DEFAULT now(),
-    updated_at  timestamptz NOT NULL DEFAULT now()
-);
-CREATE OR REPLACE TRIGGER agents_updated_at BEFORE UPDATE ON agents
-    FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+CREATE TABLE IF NOT EXISTS agents (id serial PRIMARY KEY);
+ALTER TABLE agents
+    ADD COLUMN IF NOT EXISTS name        text NOT NULL,
+    ADD COLUMN IF NOT EXISTS type        text NOT NULL,
+    ADD COLUMN IF NOT EXISTS model       text NOT NULL,
+    ADD COLUMN IF NOT EXISTS description text,
+    ADD COLUMN IF NOT EXISTS version     text,
+    ADD COLUMN IF NOT EXISTS config      jsonb DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS active      boolean DEFAULT true,
+    ADD COLUMN IF NOT EXISTS run_id      int DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS created_at  timestamptz NOT NULL DEFAULT now(),
+    ADD COLUMN IF NOT EXISTS updated_at  timestamptz NOT NULL DEFAULT now();
+-- Named as Postgres names the one of `name text UNIQUE`.
+CREATE UNIQUE INDEX IF NOT EXISTS agents_name_key ON agents (name);
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('agents')
+                   AND tgfoid = to_regprocedure('update_updated_at_column()')) THEN
+        CREATE TRIGGER agents_updated_at BEFORE UPDATE ON agents
+            FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+    END IF;
+END $$;
 
 ALTER TABLE sessions
-    ADD COLUMN IF NOT EXISTS user_id uuid REFERENCES users (id) ON DELETE SET NULL,
-    ADD COLUMN IF NOT EXISTS agent_id int REFERENCES agents (id) ON DELETE CASCADE,
+    ADD COLUMN IF NOT EXISTS user_id uuid,
+    ADD COLUMN IF NOT EXISTS agent_id int,
     ADD COLUMN IF NOT EXISTS agent_name text,
     ADD COLUMN IF NOT EXISTS platform text,
     ADD COLUMN IF NOT EXISTS run_finished_at timestamptz,
-    ADD COLUMN IF NOT EXISTS parent_session_id uuid REFERENCES sessions (id) ON DELETE CASCADE,
-    ADD COLUMN IF NOT EXISTS branch_point_message_id uuid REFERENCES messages (id) ON DELETE SET NULL,
+    ADD COLUMN IF NOT EXISTS parent_session_id uuid,
+    ADD COLUMN IF NOT EXISTS branch_point_message_id uuid,
     ADD COLUMN IF NOT EXISTS branch_type text,
     ADD COLUMN IF NOT EXISTS is_main_branch boolean DEFAULT true,
     ADD COLUMN IF NOT EXISTS last_position bigint NOT NULL DEFAULT 0;
@@ -42,8 +48,8 @@ CREATE INDEX IF NOT EXISTS sessions_namespace_updated_at ON sessions (namespace,
     WHERE namespace IS NOT NULL;
 
 ALTER TABLE messages
-    ADD COLUMN IF NOT EXISTS user_id uuid REFERENCES users (id) ON DELETE SET NULL,
-    ADD COLUMN IF NOT EXISTS agent_id int REFERENCES agents (id) ON DELETE CASCADE,
+    ADD COLUMN IF NOT EXISTS user_id uuid,
+    ADD COLUMN IF NOT EXISTS agent_id int,
     ADD COLUMN IF NOT EXISTS media_url text,
     ADD COLUMN IF NOT EXISTS mime_type text,
     ADD COLUMN IF NOT EXISTS context jsonb DEFAULT '{}',
@@ -51,15 +57,17 @@ ALTER TABLE messages
     ADD COLUMN IF NOT EXISTS user_feedback text,
     ADD COLUMN IF NOT EXISTS flagged text,
     ADD COLUMN IF NOT EXISTS channel_payload jsonb,
-    ADD COLUMN IF NOT EXISTS position bigint CHECK (position > 0);
+    ADD COLUMN IF NOT EXISTS position bigint;
 COMMENT ON COLUMN messages.position IS
     'Order of arrival in its session, given out under the session''s lock: who has read up to one and asks for what is after it misses nothing. Null in rows from before Runledger';
 -- What a session's reader has not seen yet.
 CREATE INDEX IF NOT EXISTS messages_session_id_position ON messages (session_id, position)
     WHERE position IS NOT NULL;
 
--- Our own writers number a batch at once; who knows nothing of positions gets one here.
-CREATE FUNCTION runledger_message_position() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Our own writers number a batch at once; who knows nothing of positions gets one here, and may have no
+-- right to touch sessions.
+CREATE FUNCTION runledger_message_position() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE sessions SET last_position = last_position + 1 WHERE id = NEW.session_id
         RETURNING last_position INTO NEW.position;
@@ -72,12 +80,39 @@ CREATE TRIGGER messages_position BEFORE INSERT ON messages
 -- Where a run ran, and with what.
 
 ALTER TABLE workflow_runs
-    ADD COLUMN cluster text,
-    ADD COLUMN agent_image text,
-    ADD COLUMN cli_version text,
-    ADD COLUMN settings jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(settings) = 'object'),
-    ADD COLUMN cost_source text CHECK (cost_source IN ('sdk', 'prices', 'mixed', 'partial')),
-    ADD CONSTRAINT workflow_runs_source_of_a_cost CHECK (cost_source IS NULL OR cost_estimate IS NOT NULL);
+    ADD COLUMN IF NOT EXISTS cluster     text,
+    ADD COLUMN IF NOT EXISTS agent_image text,
+    ADD COLUMN IF NOT EXISTS cli_version text,
+    ADD COLUMN IF NOT EXISTS settings    jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS cost_source text;
+DO $$
+DECLARE
+    c record;
+BEGIN
+    FOR c IN SELECT * FROM (VALUES
+        ('sessions', 'sessions_user_id_fkey', 'FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE SET NULL'),
+        ('sessions', 'sessions_agent_id_fkey', 'FOREIGN KEY (agent_id) REFERENCES agents(id) ON DELETE CASCADE'),
+        ('sessions', 'sessions_parent_session_id_fkey',
+         'FOREIGN KEY (parent_session_id) REFERENCES sessions(id) ON DELETE CASCADE'),
+        ('sessions', 'sessions_branch_point_message_id_fkey',
+         'FOREIGN KEY (branch_point_message_id) REFERENCES messages(id) ON DELETE SET NULL'),
+        ('messages', 'messages_user_id_fkey', 'FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE SET NULL'),
+        ('messages', 'messages_agent_id_fkey', 'FOREIGN KEY (agent_id) REFERENCES agents(id) ON DELETE CASCADE'),
+        ('messages', 'messages_position_check', 'CHECK (position > 0)'),
+        ('workflow_runs', 'workflow_runs_settings_check', 'CHECK (jsonb_typeof(settings) = ''object'')'),
+        ('workflow_runs', 'workflow_runs_cost_source_check',
+         'CHECK (cost_source IN (''sdk'', ''prices'', ''mixed'', ''partial''))'),
+        ('workflow_runs', 'workflow_runs_source_of_a_cost',
+         'CHECK (cost_source IS NULL OR cost_estimate IS NOT NULL)')
+    ) AS c (tab, name, says) LOOP
+        IF NOT EXISTS (
+            SELECT FROM pg_constraint k WHERE k.conrelid = to_regclass(c.tab)
+            AND (k.conname = c.name OR k.contype = 'f' AND pg_get_constraintdef(k.oid) LIKE c.says || '%')
+        ) THEN
+            EXECUTE format('ALTER TABLE %I ADD CONSTRAINT %I %s NOT VALID', c.tab, c.name, c.says);
+        END IF;
+    END LOOP;
+END $$;
 COMMENT ON COLUMN workflow_runs.settings IS 'The spec as it was resolved: model, maxTurns, timeoutSeconds';
 COMMENT ON COLUMN workflow_runs.cost_source IS
     'sdk: the SDK''s figure; prices: tokens x price; mixed: some attempts each; partial: some usage has no known price, so the run cost more';
@@ -205,29 +240,24 @@ END $$;
 CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION runledger_audit_stays();
 
--- Indexes of workflow_runs, each for a query. Gone are those that none has: on status alone (five
--- values), the GIN ones on JSON (a row's statistics are read, never searched), and two partial ones
--- that held nearly every row.
-DROP INDEX IF EXISTS workflow_runs_session_id, workflow_runs_status, workflow_runs_workflow_name,
-    workflow_runs_created_at, workflow_runs_user_id, workflow_runs_git_branch,
-    workflow_runs_namespace_name, workflow_runs_metadata, workflow_runs_git_diff_stats,
-    workflow_runs_active, workflow_runs_completed, workflow_runs_uncleaned;
+-- Indexes of workflow_runs, each for a query. There is none on status alone (five values), nor on JSON
+-- (a row's statistics are read, never searched).
 -- Runs of all namespaces, or since some time, newest first; existing readers know no namespaces.
-CREATE INDEX workflow_runs_created_at ON workflow_runs (created_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS workflow_runs_created_at ON workflow_runs (created_at DESC, id DESC);
 -- Runs of a namespace, newest first.
-CREATE INDEX workflow_runs_namespace_created_at ON workflow_runs (namespace, created_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS workflow_runs_namespace_created_at ON workflow_runs (namespace, created_at DESC, id DESC);
 -- Runs of a namespace and status, newest first.
-CREATE INDEX workflow_runs_namespace_status ON workflow_runs (namespace, status, created_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS workflow_runs_namespace_status ON workflow_runs (namespace, status, created_at DESC, id DESC);
 -- Runs of a session with what they cost; the state of a session in a list; its foreign key.
-CREATE INDEX workflow_runs_session_id ON workflow_runs (session_id, created_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS workflow_runs_session_id ON workflow_runs (session_id, created_at DESC, id DESC);
 -- Runs of a workflow, of a branch, of a user (and the foreign key of that), newest first.
-CREATE INDEX workflow_runs_workflow_name ON workflow_runs (workflow_name, created_at DESC, id DESC);
-CREATE INDEX workflow_runs_git_branch ON workflow_runs (git_branch, created_at DESC, id DESC)
+CREATE INDEX IF NOT EXISTS workflow_runs_workflow_name ON workflow_runs (workflow_name, created_at DESC, id DESC);
+CREATE INDEX IF NOT EXISTS workflow_runs_git_branch ON workflow_runs (git_branch, created_at DESC, id DESC)
     WHERE git_branch IS NOT NULL;
-CREATE INDEX workflow_runs_user_id ON workflow_runs (user_id, created_at DESC, id DESC)
+CREATE INDEX IF NOT EXISTS workflow_runs_user_id ON workflow_runs (user_id, created_at DESC, id DESC)
     WHERE user_id IS NOT NULL;
 -- What is under way, among millions that have ended.
-CREATE INDEX workflow_runs_active ON workflow_runs (namespace, created_at DESC, id DESC)
+CREATE INDEX IF NOT EXISTS workflow_runs_active ON workflow_runs (namespace, created_at DESC, id DESC)
     WHERE status IN ('pending', 'running');
 -- workflow_runs_workspace_id stays: whose volume a run was on, and what to mark once it is gone.
 
@@ -237,7 +267,7 @@ CREATE OR REPLACE FUNCTION runledger_run_moves_forward() RETURNS trigger LANGUAG
 DECLARE
     wrong text;
 BEGIN
-    NEW.metadata := OLD.metadata || NEW.metadata;
+    NEW.metadata := coalesce(OLD.metadata, '{}') || coalesce(NEW.metadata, '{}');
     NEW.settings := OLD.settings || NEW.settings;
     wrong := CASE
         WHEN NEW.id <> OLD.id OR NEW.run_id <> OLD.run_id THEN 'its id never changes'
