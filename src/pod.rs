@@ -102,14 +102,34 @@ pub struct Assignment {
 pub struct RepositoryAssignment {
     /// https or http, without credentials.
     pub url: Url,
-    /// Branch to check out; the remote's default where absent.
+    /// Branch, tag or commit to check out; the remote's default branch where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
+    /// So many commits of history; all where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
+    /// PEM bundle that the host's certificate may chain to, beside the public roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
     /// A Secret is mounted at [`paths::GIT_SECRET`].
     pub has_secret: bool,
     /// What to deliver; nothing where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<PushAssignment>,
+}
+
+impl RepositoryAssignment {
+    /// The default branch, whole, without a Secret; nothing is delivered.
+    pub fn new(url: Url) -> Self {
+        Self {
+            url,
+            branch: None,
+            depth: None,
+            ca: None,
+            has_secret: false,
+            push: None,
+        }
+    }
 }
 
 /// Delivery of an [`Assignment`].

@@ -93,6 +93,9 @@ async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
             "url": "https://git.example.com:8443/team/project.git",
             "branch": "feature/parser-2.0",
             "secretName": "git-credentials",
+            "depth": 50,
+            "caBundle": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "author": {"name": "Ada Lovelace (bot), Jr.", "email": "ada+bot@example.com"},
             "push": {"when": "OnSuccess", "branch": "runledger/parser"}
         },
         "workspace": {"name": "parser", "size": "500Mi", "storageClassName": "fast.example"},
@@ -112,6 +115,7 @@ async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
     api.create(&dry(), &run("full", full)).await.unwrap();
     for (n, with) in [
         json!({"repository": {"url": "http://[::1]:3000/a.git"}}),
+        json!({"repository": {"url": "https://git.example.com/a", "branch": "0123456789abcdef0123456789abcdef01234567"}}),
         json!({"repository": {"url": "https://git.example.com/%7Eme/a..b.git"}}),
         json!({"repository": {"url": "https://git.example.com/@scope/a"}}),
         json!({"task": null, "taskFrom": {"configMapKeyRef": {"name": "tasks", "key": "long.md"}}}),
@@ -138,6 +142,7 @@ async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
     let api = runs(&client);
     let url = |url: &str| json!({"repository": {"url": url}});
     let branch = |branch: &str| json!({"repository": {"url": "https://git.example.com/a", "branch": branch}});
+    let author = |name: &str, email: &str| json!({"repository": {"url": "https://git.example.com/a", "author": {"name": name, "email": email}}});
     let push = |branch: &str| json!({"repository": {"url": "https://git.example.com/a", "push": {"when": "Always", "branch": branch}}});
     let bad = vec![
         (json!({"task": null}), "spec.task: write either"),
@@ -211,6 +216,20 @@ async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
         (branch("a.lock"), "spec.repository.branch: write"),
         (branch("a/"), "spec.repository.branch: write"),
         (branch("refs/heads/a"), "spec.repository.branch: write"),
+        (
+            json!({"repository": {"url": "https://git.example.com/a", "depth": 0}}),
+            "spec.repository.depth",
+        ),
+        (
+            json!({"repository": {"url": "https://git.example.com/a", "caBundle": "AAAA"}}),
+            "spec.repository.caBundle: write certificates",
+        ),
+        (
+            author("Ada <a>", "a@b"),
+            "spec.repository.author.name: write",
+        ),
+        (author("", "a@b"), "spec.repository.author.name: write"),
+        (author("Ada", "a\nb"), "spec.repository.author.email: write"),
         (push("main"), "spec.repository.push.branch: name another"),
         (push("Master"), "spec.repository.push.branch: name another"),
         (

@@ -17,19 +17,48 @@ pub struct Repository {
     #[schemars(length(max = 2048))]
     #[x_kube(validation = rules::repository_url())]
     pub url: String,
-    /// Branch to check out; the remote's default where absent.
+    /// Branch, tag or full name of a commit to check out, looked for in this order; the remote's
+    /// default branch where absent. A workspace that holds the repository already stays on what it
+    /// is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 244))]
     #[x_kube(validation = rules::branch("spec.repository.branch"))]
     pub branch: Option<String>,
+    /// So many commits of history, counted from the tip; all where absent. Holds for the first
+    /// checkout of a workspace. A commit that no branch points at may come with all its history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub depth: Option<u32>,
     /// Secret of type basic-auth (`username`, `password`, `hosts`; `ca.crt` for a private CA).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = rules::object_name("spec.repository.secretName", "Secret"))]
     pub secret_name: Option<String>,
+    /// Certificates in PEM that the host's may chain to, beside the public roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16_384))]
+    #[x_kube(validation = rules::certificates("spec.repository.caBundle"))]
+    pub ca_bundle: Option<String>,
+    /// Author and committer of the agent's commits; Claude <noreply@anthropic.com> where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<Author>,
     /// Whether and where to deliver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<Push>,
+}
+
+/// Whose name stands on commits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Author {
+    /// As in `git config user.name`.
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = rules::author("spec.repository.author.name", "a name"))]
+    pub name: String,
+    /// As in `git config user.email`.
+    #[schemars(length(max = 254))]
+    #[x_kube(validation = rules::author("spec.repository.author.email", "an address"))]
+    pub email: String,
 }
 
 /// Delivery of a run's commits.

@@ -84,7 +84,7 @@ pub(super) fn repository_url() -> Rule {
     )
 }
 
-/// A branch's name, as `git check-ref-format --branch` would take it.
+/// A name of a branch, a tag or a commit, as `git check-ref-format --branch` would take it.
 pub(super) fn branch(field: &str) -> Rule {
     rule(
         r"self.matches('^[^-/.\\s~^:?*\\[\\\\\\x00-\\x1f\\x7f][^\\s~^:?*\\[\\\\\\x00-\\x1f\\x7f]*$') && !self.contains('..') && !self.contains('//') && !self.contains('/.') && !self.contains('@{') && !self.contains('.lock/') && !self.endsWith('.lock') && !self.endsWith('/') && !self.endsWith('.') && self != '@' && !self.startsWith('refs/')",
@@ -92,6 +92,23 @@ pub(super) fn branch(field: &str) -> Rule {
             "{field}: write the name of a branch without refs/heads/, e.g. main or \
              feature/parser; no spaces, '..', leading '-', nor any of ~ ^ : ? * [ \\"
         ),
+    )
+}
+
+/// Certificates in PEM.
+pub(super) fn certificates(field: &str) -> Rule {
+    rule(
+        "self.contains('-----BEGIN CERTIFICATE-----')",
+        format!("{field}: write certificates in PEM, from -----BEGIN CERTIFICATE----- on"),
+    )
+}
+
+/// What git takes between the signs that it ends names and addresses by, and not only signs that
+/// it takes off.
+pub(super) fn author(field: &str, what: &str) -> Rule {
+    rule(
+        r"self.matches('^[^\\x00-\\x1f\\x7f<>]+$') && self.matches('[^\\s.,:;<>\\x22\\x27\\\\]')",
+        format!("{field}: write {what} without '<', '>' or line breaks"),
     )
 }
 

@@ -223,11 +223,7 @@ fn agent(resolved: &Resolved, config: &Config) -> Container {
             "agent".to_owned(),
         ]),
         working_dir: Some(paths::WORK.to_owned()),
-        env: Some(vec![EnvVar {
-            name: "HOME".to_owned(),
-            value: Some(paths::HOME.to_owned()),
-            value_from: None,
-        }]),
+        env: Some(agent_env(resolved)),
         security_context: Some(restricted()),
         resources: resolved.resources.clone(),
         volume_mounts: Some(vec![
@@ -243,6 +239,25 @@ fn agent(resolved: &Resolved, config: &Config) -> Container {
         ]),
         ..Container::default()
     }
+}
+
+fn agent_env(resolved: &Resolved) -> Vec<EnvVar> {
+    let mut env = vec![("HOME", paths::HOME)];
+    if let Some(author) = &resolved.author {
+        env.extend([
+            ("GIT_AUTHOR_NAME", author.name.as_str()),
+            ("GIT_AUTHOR_EMAIL", &author.email),
+            ("GIT_COMMITTER_NAME", &author.name),
+            ("GIT_COMMITTER_EMAIL", &author.email),
+        ]);
+    }
+    let literal = |(name, value): (&str, &str)| EnvVar {
+        name: name.to_owned(),
+        // `$$` is how Kubernetes writes a dollar sign that is none of its own references.
+        value: Some(value.replace('$', "$$")),
+        value_from: None,
+    };
+    env.into_iter().map(literal).collect()
 }
 
 fn restricted() -> SecurityContext {

@@ -8,7 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::api::WorkflowRun;
-use crate::api::repository::{PushWhen, Repository};
+use crate::api::repository::{Author, PushWhen, Repository};
 use crate::ids;
 use crate::pod::{AgentAssignment, PushAssignment, RepositoryAssignment};
 
@@ -36,6 +36,8 @@ pub(super) struct Resolved {
     pub repository: Option<RepositoryAssignment>,
     /// Secret for the repository.
     pub repository_secret: Option<String>,
+    /// Whose name stands on the agent's commits.
+    pub author: Option<Author>,
     /// Workspace, or nothing where the volume is an emptyDir.
     pub workspace: Option<WorkspaceWanted>,
     /// Size of the volume.
@@ -192,6 +194,7 @@ pub(super) fn resolve(run: &WorkflowRun, config: &Config) -> Result<Resolved, Ve
         workflow_name: spec.workflow_name.clone(),
         task,
         repository_secret: spec.repository.as_ref().and_then(|r| r.secret_name.clone()),
+        author: spec.repository.as_ref().and_then(|r| r.author.clone()),
         repository,
         workspace: workspace_name(run).map(|name| WorkspaceWanted {
             name,
@@ -237,6 +240,8 @@ fn repository_of(repository: &Repository) -> Result<RepositoryAssignment, String
     Ok(RepositoryAssignment {
         url,
         branch: repository.branch.clone(),
+        depth: repository.depth,
+        ca: repository.ca_bundle.clone(),
         has_secret: repository.secret_name.is_some(),
         push,
     })

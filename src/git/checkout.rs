@@ -16,27 +16,26 @@ use super::handover::{self, Handover};
 use super::record::{Record, same_repository, shown};
 use super::remote::Host;
 use super::trusted::{self, commit_id, is_branch_name};
-use super::{Access, CheckedOut, Error, Head, Place, take_over};
+use super::{Access, CheckedOut, Error, Head, Place, Wanted, notes, take_over};
 
 /// See [`super::checkout`].
 pub(super) fn checkout(
     place: &Place,
-    url: &Url,
-    branch: Option<&str>,
+    wanted: &Wanted,
     access: &Access,
     cancel: &AtomicBool,
 ) -> Result<CheckedOut, Error> {
-    let host = Host::new(url, access, Some(cancel))?;
-    if let Some(name) = branch.filter(|name| !is_branch_name(name)) {
+    let host = Host::new(&wanted.url, access, Some(cancel))?;
+    if let Some(name) = wanted.reference.as_ref().filter(|n| !is_branch_name(n)) {
         return Err(Error::checkout(format!(
-            "repository.branch is {name:?}, which is no name of a branch"
+            "repository.branch is {name:?}, which is no name of a branch, a tag or a commit"
         )));
     }
     fs::create_dir_all(&place.trusted)
         .map_err(|e| Error::file(format_args!("make {}", place.trusted.display()), &e))?;
     match Record::read(place)? {
-        Some(record) if record.ready => reuse(place, url, record),
-        half_made => fresh(place, &host, branch, cancel, half_made.is_some()),
+        Some(record) if record.ready => reuse(place, &wanted.url, record),
+        half_made => fresh(place, &host, wanted, cancel, half_made.is_some()),
     }
 }
 
@@ -44,7 +43,7 @@ pub(super) fn checkout(
 fn fresh(
     place: &Place,
     host: &Host<'_>,
-    branch: Option<&str>,
+    wanted: &Wanted,
     cancel: &AtomicBool,
     half_made: bool,
 ) -> Result<CheckedOut, Error> {
@@ -52,15 +51,15 @@ fn fresh(
         must_be_empty(&place.worktree)?;
     }
     let repo = trusted::make(place)?;
-    let fetched = host.fetch(&repo, branch)?;
+    let fetched = host.fetch(&repo, wanted)?;
     let head = Head {
-        branch: Some(fetched.branch.clone()),
+        branch: fetched.branch.clone(),
         commit: fetched.commit.map(|id| id.to_string()),
     };
     let mut record = Record {
         url: host.url.clone(),
         ready: false,
-        tracked: fetched.branch.clone(),
+        tracked: fetched.branch,
         branch: None,
         commit: None,
     };
@@ -70,8 +69,10 @@ fn fresh(
     if half_made {
         clear(&place.worktree)?;
     }
+    let mut notes = Vec::new();
     if let Some(commit) = fetched.commit {
         write_files(&repo, commit, &place.worktree, cancel)?;
+        notes = notes::of(&repo, commit)?;
     }
     handover::make_git_dir(
         place,
@@ -87,6 +88,7 @@ fn fresh(
     Ok(CheckedOut {
         branch: head.branch,
         initial_commit: head.commit,
+        notes,
     })
 }
 
@@ -108,6 +110,7 @@ fn reuse(place: &Place, url: &Url, record: Record) -> Result<CheckedOut, Error> 
     Ok(CheckedOut {
         branch: head.branch,
         initial_commit: head.commit,
+        notes: Vec::new(),
     })
 }
 

@@ -36,6 +36,11 @@ pub(super) fn make_git_dir(
         fs::write(draft.join("HEAD"), head_file(what.head))?;
         fs::write(draft.join("config"), config(what.record))?;
         fs::write(draft.join("packed-refs"), refs)?;
+        // Where history was cut off: without it, git takes the commits beyond for lost.
+        let shallow = place.git_dir().join("shallow");
+        if shallow.is_file() {
+            fs::copy(shallow, draft.join("shallow"))?;
+        }
         if what.head.commit.is_some() {
             fs::copy(place.git_dir().join("index"), draft.join("index"))?;
         }
@@ -104,13 +109,19 @@ fn packed_refs(repo: &Repository, head: &Head) -> Result<String, git2::Error> {
 }
 
 fn config(record: &Record) -> String {
-    let (url, branch) = (quoted(&record.url), quoted(&record.tracked));
+    let url = quoted(&record.url);
+    let tracking = record.tracked.as_ref().map(|branch| {
+        format!(
+            "[branch {}]\n\tremote = origin\n\tmerge = {}\n",
+            quoted(branch),
+            quoted(&format!("refs/heads/{branch}"))
+        )
+    });
     format!(
         "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\
          \tlogallrefupdates = true\n\
-         [remote \"origin\"]\n\turl = {url}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\
-         [branch {branch}]\n\tremote = origin\n\tmerge = {}\n",
-        quoted(&format!("refs/heads/{}", record.tracked)),
+         [remote \"origin\"]\n\turl = {url}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n{}",
+        tracking.unwrap_or_default(),
     )
 }
 

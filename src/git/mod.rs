@@ -21,10 +21,12 @@ mod error;
 mod handover;
 mod history;
 mod lines;
+mod notes;
 mod objects;
 mod push;
 mod record;
 mod refs;
+mod refspec;
 mod remote;
 mod renames;
 mod runtime;
@@ -46,8 +48,8 @@ pub struct Access {
     pub password: Option<String>,
     /// Hosts that the password may be sent to: `host` or `host:port`.
     pub hosts: Vec<String>,
-    /// PEM bundle that the server's certificate may chain to, beside the public roots.
-    pub ca_file: Option<PathBuf>,
+    /// PEM bundles that the server's certificate may chain to, beside the public roots.
+    pub ca_files: Vec<PathBuf>,
 }
 
 impl fmt::Debug for Access {
@@ -56,8 +58,31 @@ impl fmt::Debug for Access {
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "(redacted)"))
             .field("hosts", &self.hosts)
-            .field("ca_file", &self.ca_file)
+            .field("ca_files", &self.ca_files)
             .finish()
+    }
+}
+
+/// What is to be checked out.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Where from. User name and password in it are used for nothing.
+    pub url: Url,
+    /// Branch, tag or full name of a commit, looked for in this order; the remote's default branch
+    /// where absent.
+    pub reference: Option<String>,
+    /// So many commits of history; all where absent.
+    pub depth: Option<u32>,
+}
+
+impl Wanted {
+    /// The remote's default branch, whole.
+    pub fn new(url: Url) -> Self {
+        Self {
+            url,
+            reference: None,
+            depth: None,
+        }
     }
 }
 
@@ -73,10 +98,13 @@ pub struct Place {
 /// A workspace that is ready for the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedOut {
-    /// Branch that is checked out; nothing where HEAD is detached (on a reused workspace).
+    /// Branch that is checked out; nothing where HEAD is detached (at a tag or a commit, or as an
+    /// earlier run left it).
     pub branch: Option<String>,
     /// HEAD before the agent; nothing in an empty repository.
     pub initial_commit: Option<String>,
+    /// What somebody should know of this checkout, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// Where the agent's HEAD is.
@@ -88,19 +116,17 @@ pub struct Head {
     pub commit: Option<String>,
 }
 
-/// Makes `place.worktree` ready for the agent: a fresh checkout of `branch` (the remote's default
-/// where absent), or, where an earlier run has worked there, what that run left, untouched and
+/// Makes `place.worktree` ready for the agent: a fresh checkout of what is wanted, or, where an earlier run has worked there, what that run left, untouched and
 /// without asking the remote. Not to be called while the agent runs: a supervisor that comes back
 /// in the middle of a run goes on with the initial commit that it journalled.
 pub fn checkout(
     place: &Place,
-    url: &Url,
-    branch: Option<&str>,
+    wanted: &Wanted,
     access: &Access,
     cancel: &AtomicBool,
 ) -> Result<CheckedOut, Error> {
     runtime::prepare()?;
-    checkout::checkout(place, url, branch, access, cancel)
+    checkout::checkout(place, wanted, access, cancel)
 }
 
 /// Takes over into the trusted git dir what the agent has committed, and says where its HEAD is.

@@ -19,8 +19,8 @@ pub(super) struct Record {
     /// False while a first checkout is being written into the worktree: what is there is ours, half
     /// made, and no agent has seen it.
     pub(super) ready: bool,
-    /// Remote branch that was fetched.
-    pub(super) tracked: String,
+    /// Remote branch that was fetched; nothing where it was a tag or a commit.
+    pub(super) tracked: Option<String>,
     /// Branch of the last known HEAD.
     pub(super) branch: Option<String>,
     /// Commit of the last known HEAD.

@@ -5,15 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use git2::{
-    AutotagOption, Cred, Direction, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks,
-    RemoteRedirect, Repository,
+    AutotagOption, Cred, Direction, ErrorClass, ErrorCode, FetchOptions, Oid, Remote,
+    RemoteCallbacks, RemoteRedirect, Repository,
 };
 use url::Url;
 
 use super::error::Kind;
 use super::record::shown;
-use super::trusted::is_branch_name;
-use super::{Access, Error, runtime};
+use super::refspec::{Found, WANTED, choose};
+use super::{Access, Error, Wanted, runtime};
 
 /// A remote repository that we may talk to.
 pub(super) struct Host<'a> {
@@ -27,9 +27,9 @@ pub(super) struct Host<'a> {
 
 /// What a fetch brought.
 pub(super) struct Fetched {
-    /// The remote branch.
-    pub(super) branch: String,
-    /// Its commit; nothing in an empty repository.
+    /// The remote branch; nothing where it was a tag or a commit that was asked for.
+    pub(super) branch: Option<String>,
+    /// The commit; nothing in an empty repository.
     pub(super) commit: Option<Oid>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Host<'a> {
                 shown(url)
             )));
         }
-        if let Some(file) = &access.ca_file {
+        for file in &access.ca_files {
             runtime::trust(file)?;
         }
         Ok(Self {
@@ -73,89 +73,96 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// Fetches one branch, the remote's default where none is named, with its tags.
-    pub(super) fn fetch(&self, repo: &Repository, branch: Option<&str>) -> Result<Fetched, Error> {
+    /// Fetches what is wanted, with the tags that point into it.
+    pub(super) fn fetch(&self, repo: &Repository, wanted: &Wanted) -> Result<Fetched, Error> {
         let mut remote = repo
             .remote_anonymous(&self.url)
             .map_err(|e| self.explain(&e, Kind::Checkout))?;
         let mut connection = remote
             .connect_auth(Direction::Fetch, Some(self.callbacks()), None)
             .map_err(|e| self.explain(&e, Kind::Checkout))?;
-        let heads: Vec<(String, Oid)> = connection
+        let refs: Vec<(String, Oid)> = connection
             .list()
             .map_err(|e| self.explain(&e, Kind::Checkout))?
             .iter()
-            .filter_map(|h| Some((h.name().strip_prefix("refs/heads/")?.to_owned(), h.oid())))
+            .map(|head| (head.name().to_owned(), head.oid()))
             .collect();
         let default = connection
             .default_branch()
             .ok()
             .and_then(|name| Some(name.as_str().ok()?.strip_prefix("refs/heads/")?.to_owned()));
-        let Some(branch) = self.choose(&heads, default, branch)? else {
-            return Ok(Fetched {
-                branch: "main".to_owned(),
-                commit: None,
-            });
+        let found = choose(&self.url, &refs, default, wanted.reference.as_deref())?;
+        let remote = connection.remote();
+        let found = match found {
+            Found::Nothing => {
+                return Ok(Fetched {
+                    branch: Some("main".to_owned()),
+                    commit: None,
+                });
+            }
+            Found::Ref { name, to, branch } => {
+                self.load(remote, &format!("+{name}:{to}"), wanted.depth)
+                    .map_err(|e| self.explain(&e, Kind::Checkout))?;
+                (to, branch)
+            }
+            Found::Commit(id) => {
+                self.load_commit(repo, remote, id, wanted.depth)?;
+                (WANTED.to_owned(), None)
+            }
         };
+        let (reference, branch) = found;
+        let commit = repo
+            .find_reference(&reference)
+            .and_then(|reference| reference.peel_to_commit())
+            .map_err(|e| Error::local(format_args!("find {reference} after fetching"), &e))?;
+        Ok(Fetched {
+            branch,
+            commit: Some(commit.id()),
+        })
+    }
+
+    /// By its name, where the host gives out what it is asked for; else with every branch, which
+    /// can't be cut to a depth, as nobody knows how deep the commit lies.
+    fn load_commit(
+        &self,
+        repo: &Repository,
+        remote: &mut Remote<'_>,
+        id: Oid,
+        depth: Option<u32>,
+    ) -> Result<(), Error> {
+        let direct = self.load(remote, &format!("+{id}:{WANTED}"), depth);
+        if direct.is_err() || repo.find_commit(id).is_err() {
+            self.verdict.take().map_or(Ok(()), Err)?;
+            self.load(remote, "+refs/heads/*:refs/remotes/origin/*", None)
+                .map_err(|e| self.explain(&e, Kind::Checkout))?;
+        }
+        repo.find_commit(id)
+            .and_then(|_| repo.reference(WANTED, id, true, ""))
+            .map(drop)
+            .map_err(|_| {
+                Error::checkout(format!(
+                    "commit {id} is not in {}, or in none of its branches",
+                    self.url
+                ))
+            })
+    }
+
+    fn load(
+        &self,
+        remote: &mut Remote<'_>,
+        spec: &str,
+        depth: Option<u32>,
+    ) -> Result<(), git2::Error> {
         let mut options = FetchOptions::new();
         options
             .remote_callbacks(self.callbacks())
             .follow_redirects(RemoteRedirect::None)
             .download_tags(AutotagOption::Auto)
             .update_fetchhead(false);
-        let spec = format!("+refs/heads/{branch}:refs/remotes/origin/{branch}");
-        connection
-            .remote()
-            .fetch(&[spec], Some(&mut options), None)
-            .map_err(|e| self.explain(&e, Kind::Checkout))?;
-        let commit = repo
-            .refname_to_id(&format!("refs/remotes/origin/{branch}"))
-            .map_err(|e| Error::local(format_args!("find branch {branch} after fetching"), &e))?;
-        Ok(Fetched {
-            branch,
-            commit: Some(commit),
-        })
-    }
-
-    /// Which branch to take; nothing if the repository is empty and none was asked for.
-    fn choose(
-        &self,
-        heads: &[(String, Oid)],
-        default: Option<String>,
-        wanted: Option<&str>,
-    ) -> Result<Option<String>, Error> {
-        let url = &self.url;
-        let has = |name: &str| heads.iter().any(|(head, _)| head == name);
-        if let Some(name) = wanted {
-            if has(name) {
-                return Ok(Some(name.to_owned()));
-            }
-            let known: Vec<&str> = heads
-                .iter()
-                .take(5)
-                .map(|(name, _)| name.as_str())
-                .collect();
-            let known = match known.as_slice() {
-                [] => "it is empty".to_owned(),
-                known => format!(
-                    "it has {}{}",
-                    known.join(", "),
-                    if heads.len() > 5 { ", …" } else { "" }
-                ),
-            };
-            return Err(Error::checkout(format!(
-                "branch {name} is not in {url}: {known}"
-            )));
+        if let Some(depth) = depth {
+            options.depth(i32::try_from(depth).unwrap_or(i32::MAX));
         }
-        if heads.is_empty() {
-            return Ok(None);
-        }
-        match default.filter(|name| has(name) && is_branch_name(name)) {
-            Some(name) => Ok(Some(name)),
-            None => Err(Error::checkout(format!(
-                "{url} names no default branch: set repository.branch"
-            ))),
-        }
+        remote.fetch(&[spec], Some(&mut options), None)
     }
 
     /// Callbacks for one connection: the password once, and a way to stop.
@@ -257,7 +264,13 @@ impl<'a> Host<'a> {
             (ErrorCode::Certificate, ..) => Error::new(
                 otherwise,
                 format!(
-                    "the certificate of {url} is not trusted ({why}): put its CA into the key ca.crt of the Secret in repository.secretName"
+                    "the certificate of {url} is not trusted ({why}): put its CA into repository.caBundle, or into the key ca.crt of the Secret in repository.secretName"
+                ),
+            ),
+            _ if why.contains("object format") => Error::new(
+                otherwise,
+                format!(
+                    "{url} names its objects by SHA-256, which can't be read here: use a repository with SHA-1 names"
                 ),
             ),
             _ if why.starts_with("remote error:") => {

@@ -63,7 +63,9 @@ pub(super) fn trust(file: &Path) -> Result<(), Error> {
         // SAFETY: it adds to OpenSSL's certificate store, which has a lock of its own; the mutex
         // keeps a second caller from libgit2's context meanwhile.
         unsafe { opts::set_ssl_cert_file(file) }.map_err(|_| {
-            Error::checkout("the key ca.crt of the repository's Secret holds no certificate in PEM")
+            Error::checkout(
+                "repository.caBundle, or the key ca.crt of the repository's Secret, holds no certificate in PEM",
+            )
         })?;
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! The trusted git dir: the only repository that libgit2 ever opens. Its configuration is ours, line
 //! by line, and nobody but the supervisor can write to it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 
-use git2::{Oid, Repository, RepositoryInitOptions};
+use git2::{Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
 
 use super::{Error, Place};
 
@@ -43,7 +44,12 @@ pub(super) fn make(place: &Place) -> Result<Repository, Error> {
 
 /// Opens the trusted git dir.
 pub(super) fn open(place: &Place) -> Result<Repository, Error> {
-    Repository::open_bare(place.git_dir()).map_err(|e| Error::local("open our git dir", &e))
+    // `open_bare` would do, but that it leaves out where history was cut off.
+    let flags =
+        RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::NO_DOTGIT | RepositoryOpenFlags::BARE;
+    let ceilings: [&OsStr; 0] = [];
+    Repository::open_ext(place.git_dir(), flags, ceilings)
+        .map_err(|e| Error::local("open our git dir", &e))
 }
 
 /// Reads a commit's full hexadecimal name.

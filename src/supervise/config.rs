@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::Stop;
+use crate::git::Access;
 use crate::names::reasons;
 use crate::pod::{Assignment, paths, ports};
 use crate::wire::Outcome;
@@ -96,26 +97,17 @@ pub(super) fn model_key(args: &Args, url: &Url) -> Result<String, Stop> {
         })
 }
 
-/// How the repository is reached.
-#[derive(Clone, Default)]
-pub(super) struct GitSecret {
-    pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) hosts: Vec<String>,
-    pub(super) ca_file: Option<PathBuf>,
-}
-
 /// The repository's Secret, if it says that it may be sent to `url`.
-pub(super) fn git_secret(args: &Args, url: &Url) -> Result<GitSecret, Stop> {
+pub(super) fn git_secret(args: &Args, url: &Url) -> Result<Access, Stop> {
     let folder = args.path(paths::GIT_SECRET);
     let hosts = hosts(&folder).unwrap_or_default();
     allow(url, &hosts, "repository.secretName", "nothing")?;
     let ca_file = Some(folder.join("ca.crt")).filter(|path| path.is_file());
-    Ok(GitSecret {
+    Ok(Access {
         username: secret(&folder, "username"),
         password: secret(&folder, "password"),
         hosts,
-        ca_file,
+        ca_files: ca_file.into_iter().collect(),
     })
 }
 

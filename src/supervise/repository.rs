@@ -1,15 +1,15 @@
 //! The repository's part in a run: when it is checked out, what it is asked at the end, and how its
 //! failures are told. How git works is `crate::git`'s business.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use url::Url;
-
 use super::config::{self, Args};
 use super::{Error, Stop};
-use crate::git::{self, Access, CheckedOut, Head, Place};
+use crate::git::{self, Access, CheckedOut, Head, Place, Wanted};
 use crate::names::reasons;
 use crate::pod::{RepositoryAssignment, paths};
 use crate::wire::{Changes, Outcome};
@@ -18,32 +18,32 @@ use crate::wire::{Changes, Outcome};
 #[derive(Clone, Debug)]
 pub(super) struct Repository {
     place: Place,
-    url: Url,
-    branch: Option<String>,
+    wanted: Wanted,
     access: Access,
 }
 
 impl Repository {
     /// As assigned, with its Secret, if there is one.
     pub(super) fn new(args: &Args, assigned: &RepositoryAssignment) -> Result<Self, Stop> {
-        let access = if assigned.has_secret {
-            let secret = config::git_secret(args, &assigned.url)?;
-            Access {
-                username: secret.username,
-                password: secret.password,
-                hosts: secret.hosts,
-                ca_file: secret.ca_file,
-            }
+        let mut access = if assigned.has_secret {
+            config::git_secret(args, &assigned.url)?
         } else {
             Access::default()
         };
+        let place = Place {
+            trusted: args.path(paths::STATE).join("git"),
+            worktree: args.path(paths::WORK),
+        };
+        if let Some(ca) = &assigned.ca {
+            access.ca_files.push(ca_file(&place, ca)?);
+        }
         Ok(Self {
-            place: Place {
-                trusted: args.path(paths::STATE).join("git"),
-                worktree: args.path(paths::WORK),
+            place,
+            wanted: Wanted {
+                url: assigned.url.clone(),
+                reference: assigned.branch.clone(),
+                depth: assigned.depth,
             },
-            url: assigned.url.clone(),
-            branch: assigned.branch.clone(),
             access,
         })
     }
@@ -56,13 +56,7 @@ impl Repository {
         let cancel = Arc::new(AtomicBool::new(false));
         let (this, cancelled) = (self.clone(), cancel.clone());
         let mut work = tokio::task::spawn_blocking(move || {
-            git::checkout(
-                &this.place,
-                &this.url,
-                this.branch.as_deref(),
-                &this.access,
-                &cancelled,
-            )
+            git::checkout(&this.place, &this.wanted, &this.access, &cancelled)
         });
         let done = tokio::select! {
             done = &mut work => done,
@@ -84,7 +78,7 @@ impl Repository {
         let this = self.clone();
         let work = move || {
             let head = git::take_over(&this.place)?;
-            let changes = git::changes(&this.place, &this.url, initial.as_deref(), &head)?;
+            let changes = git::changes(&this.place, &this.wanted.url, initial.as_deref(), &head)?;
             Ok((head, changes))
         };
         within(limit, work).await
@@ -98,9 +92,30 @@ impl Repository {
         limit: Duration,
     ) -> Result<(), String> {
         let this = self.clone();
-        let work = move || git::push(&this.place, &this.url, &commit, &branch, &this.access);
+        let work = move || {
+            git::push(
+                &this.place,
+                &this.wanted.url,
+                &commit,
+                &branch,
+                &this.access,
+            )
+        };
         within(limit, work).await
     }
+}
+
+/// The assignment's own bundle as a file, which is what the git library reads.
+fn ca_file(place: &Place, pem: &str) -> Result<PathBuf, Stop> {
+    let path = place.trusted.join("ca-bundle.crt");
+    fs::create_dir_all(&place.trusted)
+        .and_then(|()| fs::write(&path, pem))
+        .map_err(|e| Stop {
+            outcome: Outcome::Waiting,
+            reason: reasons::VOLUME,
+            message: format!("repository.caBundle can't be written to the workspace: {e}."),
+        })?;
+    Ok(path)
 }
 
 async fn within<T: Send + 'static>(

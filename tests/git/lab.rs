@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use runledger::git::{self, Access, CheckedOut, Place};
+use runledger::git::{self, Access, CheckedOut, Place, Wanted};
 use runledger::report::{Lines, PathName};
 use tempfile::TempDir;
 use url::Url;
@@ -88,7 +88,19 @@ impl Lab {
         branch: Option<&str>,
         access: &Access,
     ) -> Result<CheckedOut, git::Error> {
-        git::checkout(&self.place, url, branch, access, &AtomicBool::new(false))
+        let wanted = Wanted {
+            reference: branch.map(str::to_owned),
+            ..Wanted::new(url.clone())
+        };
+        self.try_wanted(&wanted, access)
+    }
+
+    pub(crate) fn try_wanted(
+        &self,
+        wanted: &Wanted,
+        access: &Access,
+    ) -> Result<CheckedOut, git::Error> {
+        git::checkout(&self.place, wanted, access, &AtomicBool::new(false))
     }
 }
 
@@ -98,7 +110,7 @@ pub(crate) fn access(server: &Server) -> Access {
         username: Some(USER.to_owned()),
         password: Some(PASSWORD.to_owned()),
         hosts: vec!["127.0.0.1".to_owned()],
-        ca_file: Some(server.ca.clone()),
+        ca_files: vec![server.ca.clone()],
     }
 }
 

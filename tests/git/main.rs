@@ -7,6 +7,7 @@
     clippy::print_stdout
 )]
 
+mod checkouts;
 mod histories;
 mod lab;
 mod planted;

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::AtomicBool;
 
-use runledger::git::{self, Access};
+use runledger::git::{self, Access, Wanted};
 use runledger::names::reasons;
 
 use crate::lab::*;
@@ -102,7 +102,7 @@ fn credentials_in_the_url_are_used_for_nothing_and_shown_nowhere() {
     url.set_username(USER).unwrap();
     url.set_password(Some("sekret")).unwrap();
     let access = Access {
-        ca_file: Some(server.ca.clone()),
+        ca_files: vec![server.ca.clone()],
         ..Access::default()
     };
     let error = lab.try_checkout(&url, None, &access).unwrap_err();
@@ -238,7 +238,7 @@ fn a_certificate_of_an_unknown_ca_is_refused_before_anything_is_asked() {
         Server::start(&lab.served(), LOCKED),
     );
     let access = Access {
-        ca_file: Some(other.ca.clone()),
+        ca_files: vec![other.ca.clone()],
         ..access(&server)
     };
     let error = lab
@@ -251,7 +251,7 @@ fn a_certificate_of_an_unknown_ca_is_refused_before_anything_is_asked() {
     let rubbish = lab.path("rubbish.crt");
     std::fs::write(&rubbish, "no certificate").unwrap();
     let access = Access {
-        ca_file: Some(rubbish),
+        ca_files: vec![rubbish],
         ..access
     };
     let error = lab
@@ -325,7 +325,9 @@ fn trouble_of_the_host_is_worth_trying_again_and_trouble_of_the_spec_is_not() {
         .unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED);
     assert!(
-        error.to_string().contains("branch no-such is not in"),
+        error
+            .to_string()
+            .contains("has no branch and no tag no-such"),
         "{error}"
     );
     assert!(error.to_string().contains("it has trunk"), "{error}");
@@ -382,7 +384,13 @@ fn a_cancelled_checkout_ends_and_the_next_one_starts_over() {
     lab.project();
     let url = lab.plain_server().url("project.git");
     let stop = AtomicBool::new(true);
-    let error = git::checkout(&lab.place, &url, None, &Access::default(), &stop).unwrap_err();
+    let error = git::checkout(
+        &lab.place,
+        &Wanted::new(url.clone()),
+        &Access::default(),
+        &stop,
+    )
+    .unwrap_err();
     assert!(error.is_cancelled() && !error.is_retryable(), "{error}");
     lab.checkout(&url);
 }

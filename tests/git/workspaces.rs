@@ -52,7 +52,10 @@ fn an_empty_repository_is_begun_and_counted_from_nothing() {
     let error = Lab::new()
         .try_checkout(&url, Some("x"), &Access::default())
         .unwrap_err();
-    assert!(error.to_string().contains("branch x is not in"), "{error}");
+    assert!(
+        error.to_string().contains("has no branch and no tag x"),
+        "{error}"
+    );
 }
 
 #[test]

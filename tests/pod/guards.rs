@@ -175,10 +175,10 @@ async fn a_git_secret_must_name_its_hosts() {
     let termination = refused(|pod| {
         pod.write("etc/runledger/git/password", "x");
         pod.repository(runledger::pod::RepositoryAssignment {
-            url: "https://git.example/r.git".parse().unwrap(),
-            branch: None,
             has_secret: true,
-            push: None,
+            ..runledger::pod::RepositoryAssignment::new(
+                "https://git.example/r.git".parse().unwrap(),
+            )
         });
     })
     .await;

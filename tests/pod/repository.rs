@@ -65,13 +65,12 @@ impl Remote {
         let ca = std::fs::read_to_string(&self.server.ca).unwrap();
         pod.write("etc/runledger/git/ca.crt", &ca);
         pod.repository(RepositoryAssignment {
-            url: self.server.url("project.git"),
-            branch: None,
             has_secret: true,
             push: Some(PushAssignment {
                 always,
                 branch: "work/one".into(),
             }),
+            ..RepositoryAssignment::new(self.server.url("project.git"))
         });
     }
 

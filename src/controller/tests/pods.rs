@@ -26,6 +26,31 @@ fn mounts(container: &Container) -> Vec<(String, String, String)> {
 }
 
 #[test]
+fn an_author_reaches_the_agent_and_a_ca_the_supervisor_as_they_were_written() {
+    let run = run(json!({"spec": {"repository": {
+        "url": "https://git.example.com/a", "branch": "v1", "depth": 3, "caBundle": "PEM",
+        "author": {"name": "Ada $(HOME)", "email": "ada@example.com"},
+    }}}));
+    let pod = pod_of(&run, None);
+    let spec = pod.spec.unwrap();
+    let env = spec.containers[0].env.as_ref().unwrap();
+    let value = |name: &str| {
+        let found = env.iter().find(|env| env.name == name).unwrap();
+        found.value.clone().unwrap()
+    };
+    assert_eq!(value("GIT_AUTHOR_NAME"), "Ada $$(HOME)");
+    assert_eq!(value("GIT_COMMITTER_NAME"), "Ada $$(HOME)");
+    assert_eq!(value("GIT_AUTHOR_EMAIL"), "ada@example.com");
+    assert_eq!(value("GIT_COMMITTER_EMAIL"), "ada@example.com");
+    let text = &pod.metadata.annotations.unwrap()[annotations::ASSIGNMENT];
+    let assignment: Assignment = serde_json::from_str(text).unwrap();
+    let repository = assignment.repository.unwrap();
+    assert_eq!(repository.ca.as_deref(), Some("PEM"));
+    assert_eq!(repository.depth, Some(3));
+    assert_eq!(repository.branch.as_deref(), Some("v1"));
+}
+
+#[test]
 fn only_the_supervisor_sees_secrets_and_tokens() {
     let run = run(
         json!({"spec": {"repository": {"url": "https://git.example.com/a", "secretName": "git"}}}),
