@@ -16,6 +16,10 @@ enum Command {
     Server(runledger::server::Args),
     /// Bring the ledger's database up to date.
     Migrate(runledger::ledger::migrate::Args),
+    /// Say what runs came to: cost, tokens, success, lines changed, time.
+    Report(runledger::ledger::report::Args),
+    /// Look after the sums that reports are made of.
+    Rollups(runledger::ledger::rollup::Args),
     /// Print the CustomResourceDefinitions.
     Crds(runledger::api::definitions::Args),
     /// Reconcile WorkflowRuns and Workspaces.
@@ -34,6 +38,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match Command::parse() {
         Command::Server(args) => within_runtime(runledger::server::run(args))?,
         Command::Migrate(args) => within_runtime(runledger::ledger::migrate::run(args))?,
+        Command::Report(args) => within_runtime(runledger::ledger::report::run(args))?,
+        Command::Rollups(args) => {
+            return Ok(within_runtime(runledger::ledger::rollup::run(args))?.into());
+        }
         Command::Crds(args) => runledger::api::definitions::run(&args)?,
         Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,

@@ -15,6 +15,10 @@ mod migrate;
 mod outage;
 #[path = "ledger/random.rs"]
 mod random;
+#[path = "ledger/report.rs"]
+mod report;
+#[path = "ledger/rollups.rs"]
+mod rollups;
 #[path = "ledger/server.rs"]
 mod server;
 #[path = "ledger/shapes.rs"]

@@ -54,7 +54,12 @@ impl From<sqlx::Error> for Error {
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            sqlx::Error::Database(e) => e.code().is_some_and(|code| is_transient_code(&code)),
+            sqlx::Error::Database(e) => {
+                e.code().is_some_and(|code| is_transient_code(&code))
+                    // Controller and server make a run's row at once: ON CONFLICT looks at one of
+                    // its two keys only. There is a row now, so the next try finds it.
+                    || e.constraint() == Some("workflow_runs_run_id_key")
+            }
             _ => false,
         };
         if transient {

@@ -7,6 +7,7 @@
 //! run's phase is.
 
 mod clean;
+pub mod connection;
 mod effects;
 mod error;
 mod figures;
@@ -15,6 +16,8 @@ pub mod migrate;
 mod mirror;
 mod pool;
 pub mod records;
+pub mod report;
+pub mod rollup;
 mod rows;
 mod store;
 

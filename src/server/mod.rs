@@ -83,6 +83,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     tokio::select! {
         served = health(args.health_listen, ready.clone()) => served,
         served = tls(&args, state, ready, handle.clone()) => served,
+        never = ledger.keep_rollups_folded() => match never {},
         stopped = stop_signal() => {
             stopped?;
             tracing::info!("stopping");
