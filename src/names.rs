@@ -73,7 +73,7 @@ pub mod reasons {
     pub const SCHEDULING: &str = "Scheduling";
     /// An image can't be pulled, or is being pulled.
     pub const IMAGE: &str = "Image";
-    /// A volume can't be provisioned or mounted.
+    /// A volume can't be provisioned, mounted or written.
     pub const VOLUME: &str = "Volume";
     /// The supervisor is fetching the repository.
     pub const CHECKOUT: &str = "Checkout";
@@ -113,7 +113,7 @@ pub mod reasons {
     pub const AGENT_CRASHED: &str = "AgentCrashed";
     /// The agent's container ran out of memory.
     pub const OUT_OF_MEMORY: &str = "OutOfMemory";
-    /// The pod used more of its volume than its own limits allow.
+    /// The pod used more of its volume than its own limits allow, or all of it.
     pub const OUT_OF_DISK: &str = "OutOfDisk";
     /// `limits.timeout` passed.
     pub const TIMEOUT: &str = "Timeout";

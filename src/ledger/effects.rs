@@ -233,6 +233,7 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
             figure("its bytes", *bytes)?;
             Effect::Nothing
         }
+        EventBody::Omitted { .. } => Effect::Nothing,
         EventBody::AttemptStarted {
             repository,
             branch,

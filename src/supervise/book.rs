@@ -75,11 +75,23 @@ pub(crate) enum Note {
     Answer(Answer),
     /// The agent was told to stop because its time was up.
     TimedOut,
+    /// The agent was told to stop because the journal could not be written.
+    Unwritable(Unwritable),
     /// The agent has reported the end.
     Ended {
         /// How.
         end: End,
     },
+}
+
+/// Why a journal could not be written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Unwritable {
+    /// In the system's words.
+    pub(crate) cause: String,
+    /// There was no room left.
+    pub(crate) full: bool,
 }
 
 /// Head of a response.
@@ -180,6 +192,8 @@ pub(crate) struct Book {
     pub(crate) timed_out: bool,
     /// Which CLI it is, in its own words.
     pub(crate) cli_version: Option<String>,
+    /// The agent was told that its journal can't be written.
+    pub(crate) unwritable: Option<Unwritable>,
     /// How the agent ended.
     pub(crate) end: Option<End>,
     /// The seal.
@@ -250,6 +264,7 @@ impl Book {
                     session_cost_micro_usd: *session_cost_micro_usd,
                 });
             }
+            EventBody::Omitted { .. } => {}
             EventBody::Sealed(termination) => self.sealed = Some(termination.clone()),
         }
     }
@@ -272,6 +287,7 @@ impl Book {
                 self.answers.push_back(answer.clone());
             }
             Note::TimedOut => self.timed_out = true,
+            Note::Unwritable(why) => self.unwritable = Some(why.clone()),
             Note::Ended { end } => self.end = Some(end.clone()),
         }
     }

@@ -128,7 +128,7 @@ impl Door {
         if !self.journal.read(admitted) {
             return Err(io::Error::other("its nonce is not good"));
         }
-        let pending = self.journal.append(|book| {
+        let mut pending = self.journal.append(|book| {
             let first = book.connected_at.is_none().then(|| Note::Connected {
                 at: Timestamp::now(),
             });
@@ -173,7 +173,12 @@ impl Door {
         acknowledge: mpsc::Sender<Taken>,
     ) -> io::Result<()> {
         let mut scribe = Scribe::new(self.journal.clone(), self.run);
-        while let Some(frame) = read_frame(&mut read, MAX_LINE).await? {
+        loop {
+            // What waits for the disk is in memory: a line is read only when there is room for it.
+            self.journal.has_room().await;
+            let Some(frame) = read_frame(&mut read, MAX_LINE).await? else {
+                return Ok(());
+            };
             let Some(frame) = frame else {
                 // Refused, it would come again for ever, and all that follows would wait behind it.
                 let expected = scribe.expects();
@@ -205,7 +210,6 @@ impl Door {
                 }
             }
         }
-        Ok(())
     }
 
     async fn take(&self, scribe: &mut Scribe, frame: FromAgent, number: u64) -> Vec<Taken> {
@@ -234,6 +238,7 @@ async fn tell(
     mut orders: watch::Receiver<Orders>,
 ) -> io::Result<()> {
     let mut told = Orders::default();
+    let mut next = None;
     loop {
         let now = *orders.borrow_and_update();
         if now.stop && !told.stop {
@@ -245,13 +250,25 @@ async fn tell(
         told = now;
         tokio::select! {
             changed = orders.changed() => if changed.is_err() { return Ok(()) },
-            taken = acknowledgements.recv() => {
-                let Some(Taken { number, pending }) = taken else { return Ok(()) };
-                pending.durable().await;
+            // A disk that is slow, or full, must not hold orders up.
+            number = journalled(&mut next, &mut acknowledgements) => {
+                let Some(number) = number else { return Ok(()) };
                 send(&mut write, &FromSupervisor::Acknowledged { number }).await?;
             }
         }
     }
+}
+
+/// The next line's number, once the line is on the disk. May be dropped and called again.
+async fn journalled(next: &mut Option<Taken>, more: &mut mpsc::Receiver<Taken>) -> Option<u64> {
+    if next.is_none() {
+        *next = more.recv().await;
+    }
+    let Taken { number, pending } = next.as_mut()?;
+    pending.durable().await;
+    let number = *number;
+    *next = None;
+    Some(number)
 }
 
 async fn send(write: &mut OwnedWriteHalf, frame: &FromSupervisor) -> io::Result<()> {

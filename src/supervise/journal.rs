@@ -2,8 +2,12 @@
 //! numbered and queued under one lock, written and fsynced in groups by one thread, and counted as
 //! said only then. What the records mean is the book's business.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+mod reader;
+mod recovery;
+mod writer;
+
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -11,16 +15,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 
-use super::book::{Book, Note, Record};
+pub(crate) use self::reader::Reader;
+pub(crate) use self::writer::Trouble;
+
+use self::recovery::{Recovered, recover};
+use self::writer::{Entry, Writer};
+use super::book::{Book, Note, Record, Unwritable};
 use crate::wire::{Event, EventBody};
 
-/// Disk that is reserved ahead of the writer, so that an agent that fills the volume can't keep the
-/// journal from telling.
-const RESERVE: u64 = 8 * 1024 * 1024;
-/// How long the writer waits before it tries a failed write again.
-const WRITE_RETRY: Duration = Duration::from_secs(1);
-/// Largest group of one fsync, in bytes.
-const MAX_GROUP: usize = 4 * 1024 * 1024;
+/// How long a disk may take nothing before the run is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes that may wait for the disk before nothing more is to be taken from outside.
+const MAX_BACKLOG: u64 = 16 * 1024 * 1024;
 
 /// What is to be appended: a record before it has its numbers.
 #[derive(Debug, Default)]
@@ -66,8 +72,8 @@ pub(crate) struct Pending(oneshot::Receiver<()>);
 
 impl Pending {
     /// Waits until the record is on the disk.
-    pub(crate) async fn durable(self) {
-        if self.0.await.is_err() {
+    pub(crate) async fn durable(&mut self) {
+        if (&mut self.0).await.is_err() {
             // The writer only goes away with the process: nothing may be promised any more.
             std::future::pending::<()>().await;
         }
@@ -78,45 +84,52 @@ impl Pending {
 #[derive(Debug)]
 pub(crate) struct Journal {
     inner: Mutex<Inner>,
+    /// Told of every record, as soon as it is in the book.
+    appended: watch::Sender<()>,
     durable: watch::Receiver<Durable>,
+    trouble: watch::Receiver<Option<Trouble>>,
+    /// How long the disk may take nothing.
+    patience: Duration,
 }
 
 #[derive(Debug)]
 struct Inner {
     book: Book,
+    /// What the file will hold once everything that is queued is written.
+    bytes: u64,
     queue: mpsc::Sender<Entry>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    line: Vec<u8>,
-    sequence: u64,
-    done: oneshot::Sender<()>,
-}
-
 impl Journal {
-    /// Opens the journal at `path`, makes it where it is not there, and reads what it says. A torn
-    /// last line was never acknowledged to anybody and is cut off.
+    /// Opens the journal at `path`, makes it where it is not there, and reads what it says.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let (file, book, bytes) = recover(path)?;
+        let Recovered { file, book, bytes } = recover(path)?;
+        Self::on(file, book, bytes, PATIENCE)
+    }
+
+    fn on(file: File, book: Book, bytes: u64, patience: Duration) -> io::Result<Self> {
         let (progress, durable) = watch::channel(Durable {
             bytes,
             sequence: book.sequence,
         });
+        let (told, trouble) = watch::channel(None);
         let (queue, entries) = mpsc::channel();
-        let mut writer = Writer {
+        let writer = Writer {
             file,
             bytes,
             reserved: 0,
             progress,
+            trouble: told,
         };
-        writer.reserve();
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&entries))?;
         Ok(Self {
-            inner: Mutex::new(Inner { book, queue }),
+            inner: Mutex::new(Inner { book, bytes, queue }),
+            appended: watch::Sender::new(()),
             durable,
+            trouble,
+            patience,
         })
     }
 
@@ -141,6 +154,7 @@ impl Journal {
         let (done, pending) = oneshot::channel();
         if let Ok(line) = encode(&record) {
             inner.book.apply(&record);
+            inner.bytes += line.len() as u64;
             let sequence = inner.book.sequence;
             // Fails only when the writer is gone, and then `pending` never resolves.
             let _ = inner.queue.send(Entry {
@@ -148,6 +162,7 @@ impl Journal {
                 sequence,
                 done,
             });
+            self.appended.send_replace(());
         } else {
             tracing::error!("a record can't be written as JSON and is dropped");
         }
@@ -159,16 +174,49 @@ impl Journal {
         self.durable.clone()
     }
 
-    /// Waits until `wanted` finds something in the book (which may be a moment ahead of the disk).
+    /// Waits until `wanted` finds something in the book (which may be ahead of the disk).
     pub(crate) async fn wait_for<T>(&self, mut wanted: impl FnMut(&Book) -> Option<T>) -> T {
-        let mut durable = self.durable.clone();
+        let mut appended = self.appended.subscribe();
         loop {
-            durable.mark_unchanged();
+            appended.mark_unchanged();
             if let Some(found) = self.read(&mut wanted) {
                 return found;
             }
-            if durable.changed().await.is_err() {
+            if appended.changed().await.is_err() {
                 std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until little enough waits for the disk that more may be taken from outside.
+    pub(crate) async fn has_room(&self) {
+        let mut durable = self.durable.clone();
+        let there_is = |durable: &Durable| {
+            let queued = self.lock().bytes;
+            queued.saturating_sub(durable.bytes) < MAX_BACKLOG
+        };
+        if durable.wait_for(there_is).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Resolves once the run must end because its journal can't be written, or soon can't be.
+    pub(crate) async fn unwritable(&self) -> Unwritable {
+        let mut trouble = self.trouble.clone();
+        let is_last = |trouble: &Option<Trouble>| trouble.as_ref().is_some_and(|t| t.last_room);
+        loop {
+            let found = trouble.wait_for(Option::is_some).await;
+            let Some(Trouble {
+                cause,
+                full,
+                last_room,
+            }) = found.ok().and_then(|t| t.clone())
+            else {
+                return std::future::pending().await;
+            };
+            let changed = trouble.wait_for(|trouble| trouble.is_none() || is_last(trouble));
+            if last_room || tokio::time::timeout(self.patience, changed).await.is_err() {
+                return Unwritable { cause, full };
             }
         }
     }
@@ -176,7 +224,9 @@ impl Journal {
 
 /// Ends the requests that a lost attempt left open, in its own journal, and returns its book.
 pub(crate) fn close(path: &Path) -> io::Result<Book> {
-    let (mut file, mut book, _) = recover(path)?;
+    let Recovered {
+        mut file, mut book, ..
+    } = recover(path)?;
     if book.sealed.is_some() {
         return Ok(book);
     }
@@ -215,146 +265,6 @@ fn encode(record: &Record) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(record)?;
     line.push(b'\n');
     Ok(line)
-}
-
-/// Reads a journal up to its last whole line, cuts the rest off and stands at its end.
-fn recover(path: &Path) -> io::Result<(File, Book, u64)> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    let mut book = Book::default();
-    let mut good = 0_u64;
-    let mut reader = BufReader::new(&file);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line)?;
-        if read == 0 || !line.ends_with(b"\n") {
-            break;
-        }
-        let Ok(record) = serde_json::from_slice::<Record>(&line) else {
-            break;
-        };
-        book.apply(&record);
-        good += read as u64;
-    }
-    if file.metadata()?.len() > good {
-        tracing::warn!(journal = %path.display(), at = good, "cut off a torn line");
-        file.set_len(good)?;
-        file.sync_all()?;
-    }
-    file.seek(SeekFrom::Start(good))?;
-    Ok((file, book, good))
-}
-
-struct Writer {
-    file: File,
-    bytes: u64,
-    reserved: u64,
-    progress: watch::Sender<Durable>,
-}
-
-impl Writer {
-    fn run(&mut self, entries: &mpsc::Receiver<Entry>) {
-        while let Ok(first) = entries.recv() {
-            let mut group = vec![first];
-            let mut bytes = group[0].line.clone();
-            while bytes.len() < MAX_GROUP {
-                let Ok(entry) = entries.try_recv() else { break };
-                bytes.extend_from_slice(&entry.line);
-                group.push(entry);
-            }
-            self.write(&bytes);
-            let sequence = group.iter().map(|e| e.sequence).max().unwrap_or(0);
-            self.progress.send_replace(Durable {
-                bytes: self.bytes,
-                sequence,
-            });
-            for entry in group {
-                let _ = entry.done.send(());
-            }
-        }
-    }
-
-    /// Until it is on the disk: everything else waits, which is right, since nothing may go to the
-    /// model that could not be told of.
-    fn write(&mut self, bytes: &[u8]) {
-        loop {
-            match self.try_write(bytes) {
-                Ok(()) => break,
-                Err(error) => {
-                    tracing::error!(%error, "the journal can't be written; trying again");
-                    std::thread::sleep(WRITE_RETRY);
-                }
-            }
-        }
-        self.bytes += bytes.len() as u64;
-        self.reserve();
-    }
-
-    fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(self.bytes))?;
-        self.file.write_all(bytes)?;
-        self.file.sync_data()
-    }
-
-    fn reserve(&mut self) {
-        if self.bytes + RESERVE / 2 <= self.reserved {
-            return;
-        }
-        let (Ok(from), Ok(length)) = (i64::try_from(self.bytes), i64::try_from(RESERVE)) else {
-            return;
-        };
-        let keep_size = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        // Not every file system can reserve; those that can't are written to all the same.
-        match nix::fcntl::fallocate(&self.file, keep_size, from, length) {
-            Ok(()) => self.reserved = self.bytes + RESERVE,
-            Err(error) => tracing::debug!(%error, "no space is reserved for the journal"),
-        }
-    }
-}
-
-/// Reads events out of a journal that may still be written.
-#[derive(Debug)]
-pub(crate) struct Reader {
-    file: BufReader<File>,
-    position: u64,
-}
-
-impl Reader {
-    /// From the start.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            file: BufReader::new(File::open(path)?),
-            position: 0,
-        })
-    }
-
-    /// Bytes read so far.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// The events of the next record that has any, out of the first `durable` bytes.
-    pub(crate) fn next(&mut self, durable: u64) -> io::Result<Option<Vec<Event>>> {
-        let mut line = Vec::new();
-        while self.position < durable {
-            line.clear();
-            let read = self.file.read_until(b'\n', &mut line)?;
-            if !line.ends_with(b"\n") {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.position += read as u64;
-            let record: Record = serde_json::from_slice(&line)?;
-            if !record.events.is_empty() {
-                return Ok(Some(record.events));
-            }
-        }
-        Ok(None)
-    }
 }
 
 #[cfg(test)]

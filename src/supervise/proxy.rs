@@ -312,7 +312,7 @@ impl Metered {
     /// Journals that the request starts, and waits until that is on the disk.
     async fn start(journal: Arc<Journal>, bytes: u64) -> Self {
         let mut request = 0;
-        let pending = journal.append(|book| {
+        let mut pending = journal.append(|book| {
             request = book.requests + 1;
             Draft::event(EventBody::RequestStarted { request, bytes })
         });
@@ -380,7 +380,7 @@ impl Metered {
     async fn journal_end(&mut self, outcome: &RequestOutcome, notes: Vec<Note>) {
         self.ended = true;
         let request = self.request;
-        let pending = self.journal.append(|book| {
+        let mut pending = self.journal.append(|book| {
             if !book.open.contains_key(&request) {
                 // The seal did not wait for it any longer.
                 return Draft::default();

@@ -30,6 +30,18 @@ impl Limits {
         }
     }
 
+    /// A disk that has taken nothing for long is not waited for once more.
+    fn for_disk(self, writable: bool) -> Self {
+        Self {
+            journal: if writable {
+                self.journal
+            } else {
+                Duration::from_secs(5)
+            },
+            ..self
+        }
+    }
+
     /// A pod that is being stopped has its grace period, of which the agent has used some.
     pub(super) fn stopping(flush_seconds: u64) -> Self {
         Self {
@@ -49,6 +61,7 @@ impl Work {
         } else {
             Limits::ended(flush)
         };
+        let limits = limits.for_disk(self.journal.read(|book| book.unwritable.is_none()));
         let ended = self.end_requests();
         if tokio::time::timeout(super::proxy::AFTER_HANG_UP + limits.journal, ended)
             .await
@@ -65,7 +78,7 @@ impl Work {
         );
 
         let acknowledged = *self.acknowledged.borrow();
-        let pending = self.journal.append(|book| {
+        let mut pending = self.journal.append(|book| {
             let termination = Termination {
                 outcome: verdict.outcome,
                 reason: verdict.reason.to_owned(),
@@ -147,7 +160,8 @@ impl Work {
     /// Waits until the server has everything of this run, but no longer than that.
     async fn flush(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        let sequence = self.journal.read(|book| book.sequence);
+        // What is not on the disk is not sent, and so not waited for.
+        let sequence = self.journal.durable().borrow().sequence;
         let own = self.left.own.iter().cloned();
         for (mut acknowledged, last) in own.chain([(self.acknowledged.clone(), sequence)]) {
             let arrived = acknowledged.wait_for(|acknowledged| *acknowledged >= last);

@@ -1,7 +1,7 @@
 //! How a run ended: from what the book says to an outcome, a reason and a sentence, and the
 //! termination message that fits where Kubernetes keeps it. Pure.
 
-use super::book::{Book, LastResult};
+use super::book::{Book, LastResult, Unwritable};
 use crate::names::reasons;
 use crate::wire::door::End;
 use crate::wire::{MAX_TERMINATION_BYTES, Outcome, Termination};
@@ -38,6 +38,9 @@ pub(crate) fn judge(book: &Book) -> Verdict {
             reasons::COMPLETED,
             "The agent finished its task.",
         );
+    }
+    if let Some(why) = &book.unwritable {
+        return unwritable(why);
     }
     if book.timed_out {
         return Verdict::new(
@@ -84,6 +87,19 @@ const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 fn is_done(result: &LastResult, end: Option<&End>) -> bool {
     let ended_well = end.is_some_and(|end| end.exit_code == Some(0) || end.signal.is_some());
     result.subtype == "success" && !result.is_error && ended_well
+}
+
+/// Nothing was done after this that could have been told of, whatever else was reported.
+fn unwritable(why: &Unwritable) -> Verdict {
+    let cause = &why.cause;
+    if why.full {
+        let message = format!(
+            "The run was stopped because its workspace has no room left for its journal ({cause})."
+        );
+        return Verdict::new(Outcome::Failed, reasons::OUT_OF_DISK, message);
+    }
+    let message = format!("The run was stopped because its journal can't be written ({cause}).");
+    Verdict::new(Outcome::Failed, reasons::VOLUME, message)
 }
 
 fn without_end(book: &Book) -> Verdict {
@@ -311,6 +327,30 @@ mod tests {
             ..Book::default()
         };
         assert_eq!(judge(&book).reason, reasons::TIMEOUT);
+    }
+
+    #[test]
+    fn a_journal_that_could_not_be_written_is_the_reason_whatever_the_agent_reports() {
+        let of = |full| {
+            let why = Unwritable {
+                cause: "No space left on device".into(),
+                full,
+            };
+            judge(&Book {
+                unwritable: Some(why),
+                end: Some(End {
+                    terminated: true,
+                    ..exited(1)
+                }),
+                ..Book::default()
+            })
+        };
+        assert_eq!(of(true).reason, reasons::OUT_OF_DISK);
+        assert!(of(true).message.contains("No space left on device"));
+        assert_eq!(
+            (of(false).outcome, of(false).reason),
+            (Outcome::Failed, reasons::VOLUME)
+        );
     }
 
     #[test]

@@ -28,6 +28,8 @@ use crate::wire::{
 
 /// How long an agent that was told to stop may take to report.
 const AFTER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the reason for it may take to reach the disk.
+const AFTER_NOTE: Duration = Duration::from_secs(5);
 /// The same under SIGTERM: its grace period is running.
 const AFTER_TERM: Duration = Duration::from_secs(12);
 /// How long an agent that is not connected may take to come back under SIGTERM.
@@ -121,12 +123,13 @@ impl Work {
     /// From checkout to seal; returns after the agent has been told, once the pod is to stop.
     pub(super) async fn run(mut self) -> Result<Termination, Error> {
         let sealed = self.journal.read(|book| book.sealed.is_some());
-        if !sealed {
-            let proxy = self.proxy()?;
-            self.prepare().await?;
-            tokio::spawn(proxy.serve(listen("127.0.0.1", self.args.proxy_port).await?));
-        }
-        let connected = self.open_doors().await?;
+        let journal = self.journal.clone();
+        let connected = tokio::select! {
+            begun = self.begin(sealed) => begun?,
+            why = journal.unwritable() => {
+                return Err(Error::State(io::Error::other(why.cause)));
+            }
+        };
         let termination = if sealed {
             self.sealed()
         } else {
@@ -139,6 +142,16 @@ impl Work {
             .send_modify(|orders| orders.sealed = Some(exit_code));
         terminated(self.terminate.clone()).await;
         Ok(termination)
+    }
+
+    /// Until the agent may start. A sealed run only opens its doors.
+    async fn begin(&mut self, sealed: bool) -> Result<watch::Receiver<bool>, Error> {
+        if !sealed {
+            let proxy = self.proxy()?;
+            self.prepare().await?;
+            tokio::spawn(proxy.serve(listen("127.0.0.1", self.args.proxy_port).await?));
+        }
+        self.open_doors().await
     }
 
     /// The checkout, once, and what is journalled of it; what a crash left open is closed.
@@ -291,13 +304,14 @@ impl Work {
     pub(super) async fn estimate_open_requests(&self) {
         loop {
             let mut found = false;
-            let pending = self.journal.append(|book| {
+            let mut pending = self.journal.append(|book| {
                 let lost = book.lost_request(Timestamp::now());
                 found = lost.is_some();
                 lost.map(Draft::event).unwrap_or_default()
             });
-            pending.durable().await;
             if !found {
+                // All of them are in the book before the disk is waited for.
+                pending.durable().await;
                 return;
             }
         }
@@ -308,12 +322,10 @@ impl Work {
     async fn wait_for_end(&self, connected: watch::Receiver<bool>) -> bool {
         tokio::select! {
             () = self.ended() => {}
-            () = self.deadline() => {
-                // A disk that takes nothing more must not keep the agent running.
-                let noted = self.journal.append(|_| Draft::note(Note::TimedOut));
-                let _ = tokio::time::timeout(AFTER_TIMEOUT, noted.durable()).await;
-                self.orders.send_modify(|orders| orders.stop = true);
-                let _ = tokio::time::timeout(AFTER_TIMEOUT, self.ended()).await;
+            () = self.deadline() => self.stop_agent(Note::TimedOut).await,
+            why = self.journal.unwritable() => {
+                tracing::error!(cause = why.cause, "the journal can't be written; ending the run");
+                self.stop_agent(Note::Unwritable(why)).await;
             }
             () = terminated(self.terminate.clone()) => {
                 self.orders.send_modify(|orders| orders.stop = true);
@@ -322,8 +334,17 @@ impl Work {
         }
         let told_to_stop =
             |book: &super::book::Book| book.end.as_ref().is_some_and(|end| end.terminated);
-        let timed_out = self.journal.read(|book| book.timed_out);
-        *self.terminate.borrow() || (!timed_out && self.journal.read(told_to_stop))
+        let by_us = |book: &super::book::Book| book.timed_out || book.unwritable.is_some();
+        *self.terminate.borrow() || (!self.journal.read(by_us) && self.journal.read(told_to_stop))
+    }
+
+    /// Has the agent stopped, for a reason of this pod's own.
+    async fn stop_agent(&self, why: Note) {
+        let mut noted = self.journal.append(|_| Draft::note(why));
+        // A disk that takes nothing more must not keep the agent running.
+        let _ = tokio::time::timeout(AFTER_NOTE, noted.durable()).await;
+        self.orders.send_modify(|orders| orders.stop = true);
+        let _ = tokio::time::timeout(AFTER_TIMEOUT, self.ended()).await;
     }
 
     async fn ended(&self) {

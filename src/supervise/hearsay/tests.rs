@@ -26,7 +26,7 @@ impl Fixture {
     async fn say(&mut self, lines: &[Value]) -> u64 {
         let mut last = 0;
         for line in lines {
-            for taken in self.scribe.take(self.scribe.expects(), line).await {
+            for mut taken in self.scribe.take(self.scribe.expects(), line).await {
                 taken.pending.durable().await;
                 last = taken.number;
             }
