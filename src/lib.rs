@@ -8,6 +8,7 @@ pub mod git;
 pub mod ids;
 pub mod install;
 pub mod ledger;
+mod listen;
 pub mod names;
 pub mod pod;
 pub mod report;

@@ -115,6 +115,8 @@ pub mod reasons {
     pub const OUT_OF_MEMORY: &str = "OutOfMemory";
     /// The pod used more of its volume than its own limits allow, or all of it.
     pub const OUT_OF_DISK: &str = "OutOfDisk";
+    /// A process of the agent took a port of the supervisor's while that was being restarted.
+    pub const PORT_TAKEN: &str = "PortTaken";
     /// `limits.timeout` passed.
     pub const TIMEOUT: &str = "Timeout";
     /// The task was done, but the branch could not be pushed.

@@ -35,6 +35,13 @@ impl Error {
         }
     }
 
+    /// Whether what was to be stored is the trouble: a data exception, or more than Postgres can hold
+    /// in one value.
+    pub fn is_of_content(&self) -> bool {
+        let code = self.code().unwrap_or_default();
+        matches!(self, Self::Refused(_)) || code.starts_with("22") || code.starts_with("54")
+    }
+
     /// SQLSTATE, where the database gave one.
     pub(super) fn code(&self) -> Option<String> {
         match self {

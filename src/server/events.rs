@@ -239,6 +239,10 @@ impl IntoResponse for Refusal {
             ),
             Self::Busy => away("the server is busy"),
             Self::Cluster(_) => away("the API server can't be asked"),
+            Self::Ledger(error) if error.is_of_content() => (
+                StatusCode::BAD_REQUEST,
+                "the ledger can't hold what is in the batch".to_owned(),
+            ),
             Self::Ledger(_) => away("the ledger can't be written"),
         };
         let mut response = (status, Json(json!({ "error": sentence }))).into_response();

@@ -25,9 +25,22 @@ pub use cluster::{Answer, Cluster, Fault, Kube};
 pub use events::State;
 
 use crate::ledger::{self, Ledger};
+use crate::listen::Bounds;
 
 /// How long requests in flight may take to end, once the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(20);
+/// Each run at work holds a connection, and each may have a file of ours open.
+const TLS: Bounds = Bounds {
+    connections: 4096,
+    first_request: Duration::from_secs(30),
+    next_request: Duration::from_secs(120),
+};
+/// The kubelet's.
+const HEALTH: Bounds = Bounds {
+    connections: 64,
+    first_request: Duration::from_secs(10),
+    next_request: Duration::from_secs(30),
+};
 
 /// Arguments of `runledger server`.
 #[derive(Debug, Parser)]
@@ -114,9 +127,7 @@ async fn tls(
     let _reload = tls::reload(config.clone(), args.tls_dir.clone());
     ready.store(true, Ordering::Relaxed);
     tracing::info!(listen = %args.listen, "taking events in");
-    axum_server::bind_rustls(args.listen, config)
-        .http1_only()
-        .first_request_timeout(Duration::from_secs(30))
+    TLS.of(axum_server::bind_rustls(args.listen, config))
         .handle(handle)
         .serve(router(state).into_make_service())
         .await
@@ -142,9 +153,8 @@ async fn health(listen: SocketAddr, ready: Arc<AtomicBool>) -> Result<(), Error>
                 }
             }),
         );
-    axum_server::bind(listen)
-        .http1_only()
-        .first_request_timeout(Duration::from_secs(10))
+    HEALTH
+        .of(axum_server::bind(listen))
         .serve(router.into_make_service())
         .await
         .map_err(|error| Error::Serve(listen, error))

@@ -14,6 +14,8 @@ use crate::wire::{Event, EventBody, Termination, Tokens, Usage};
 
 /// Answers of the model that wait for the agent to name them; older ones are forgotten.
 const MAX_ANSWERS: usize = 64;
+/// The same, in bytes of what they say.
+const MAX_ANSWERS_BYTES: usize = 16 * 1024 * 1024;
 
 /// One line of a journal. It is written whole or not at all: what belongs together (an agent's
 /// line and the events that came of it) is in one record.
@@ -75,8 +77,8 @@ pub(crate) enum Note {
     Answer(Answer),
     /// The agent was told to stop because its time was up.
     TimedOut,
-    /// The agent was told to stop because the journal could not be written.
-    Unwritable(Unwritable),
+    /// The run is ended for a reason that is neither the agent's nor the pod's.
+    GivenUp(GivenUp),
     /// The agent has reported the end.
     Ended {
         /// How.
@@ -84,14 +86,26 @@ pub(crate) enum Note {
     },
 }
 
-/// Why a journal could not be written.
+/// Why a supervisor gave its run up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Unwritable {
-    /// In the system's words.
-    pub(crate) cause: String,
-    /// There was no room left.
-    pub(crate) full: bool,
+#[serde(
+    tag = "because",
+    rename_all = "snake_case",
+    rename_all_fields = "camelCase"
+)]
+pub(crate) enum GivenUp {
+    /// The journal could not be written any more.
+    Unwritable {
+        /// In the system's words.
+        cause: String,
+        /// There was no room left.
+        full: bool,
+    },
+    /// While it was down, somebody in the pod took a port of its own.
+    PortTaken {
+        /// Which.
+        port: u16,
+    },
 }
 
 /// Head of a response.
@@ -124,6 +138,14 @@ pub(crate) struct Answer {
     pub(crate) tool_calls: Vec<Value>,
     /// Its tokens.
     pub(crate) tokens: Tokens,
+}
+
+impl Answer {
+    /// Bytes of what it says.
+    fn size(&self) -> usize {
+        let calls = self.tool_calls.iter().map(|call| call.to_string().len());
+        self.text.len() + calls.sum::<usize>()
+    }
 }
 
 /// A request without an end.
@@ -192,8 +214,8 @@ pub(crate) struct Book {
     pub(crate) timed_out: bool,
     /// Which CLI it is, in its own words.
     pub(crate) cli_version: Option<String>,
-    /// The agent was told that its journal can't be written.
-    pub(crate) unwritable: Option<Unwritable>,
+    /// The supervisor gave the run up.
+    pub(crate) given_up: Option<GivenUp>,
     /// How the agent ended.
     pub(crate) end: Option<End>,
     /// The seal.
@@ -281,13 +303,16 @@ impl Book {
                 }
             }
             Note::Answer(answer) => {
-                if self.answers.len() == MAX_ANSWERS {
+                self.answers.push_back(answer.clone());
+                while self.answers.len() > 1
+                    && (self.answers.len() > MAX_ANSWERS
+                        || self.answers.iter().map(Answer::size).sum::<usize>() > MAX_ANSWERS_BYTES)
+                {
                     self.answers.pop_front();
                 }
-                self.answers.push_back(answer.clone());
             }
             Note::TimedOut => self.timed_out = true,
-            Note::Unwritable(why) => self.unwritable = Some(why.clone()),
+            Note::GivenUp(why) => self.given_up = Some(why.clone()),
             Note::Ended { end } => self.end = Some(end.clone()),
         }
     }

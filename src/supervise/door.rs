@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
@@ -19,6 +19,8 @@ use super::hearsay::{Scribe, Taken};
 use super::journal::{Draft, Journal};
 use crate::wire::door::{FromAgent, FromSupervisor, MAX_LINE, Start};
 
+/// Connections at once, of which one at most is the agent's.
+const MAX_CONNECTIONS: usize = 32;
 /// Longest `Hello`.
 const MAX_HELLO: usize = 1024;
 /// Why a connection ends whose other side does not read.
@@ -75,11 +77,17 @@ impl Door {
 
     /// Serves for ever.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    // Who comes while the doorway is full is turned away; strangers are gone soon.
+                    let Ok(permit) = room.clone().try_acquire_owned() else {
+                        continue;
+                    };
                     let door = self.clone();
                     tokio::spawn(async move {
+                        let _permit = permit;
                         if let Err(error) = door.answer(stream).await {
                             tracing::warn!(%error, "a connection to the door was closed");
                         }

@@ -20,7 +20,7 @@ pub(crate) use self::writer::Trouble;
 
 use self::recovery::{Recovered, recover};
 use self::writer::{Entry, Writer};
-use super::book::{Book, Note, Record, Unwritable};
+use super::book::{Book, Note, Record};
 use crate::wire::{Event, EventBody};
 
 /// How long a disk may take nothing before the run is given up.
@@ -201,22 +201,17 @@ impl Journal {
     }
 
     /// Resolves once the run must end because its journal can't be written, or soon can't be.
-    pub(crate) async fn unwritable(&self) -> Unwritable {
+    pub(crate) async fn unwritable(&self) -> Trouble {
         let mut trouble = self.trouble.clone();
         let is_last = |trouble: &Option<Trouble>| trouble.as_ref().is_some_and(|t| t.last_room);
         loop {
             let found = trouble.wait_for(Option::is_some).await;
-            let Some(Trouble {
-                cause,
-                full,
-                last_room,
-            }) = found.ok().and_then(|t| t.clone())
-            else {
+            let Some(now) = found.ok().and_then(|trouble| trouble.clone()) else {
                 return std::future::pending().await;
             };
             let changed = trouble.wait_for(|trouble| trouble.is_none() || is_last(trouble));
-            if last_room || tokio::time::timeout(self.patience, changed).await.is_err() {
-                return Unwritable { cause, full };
+            if now.last_room || tokio::time::timeout(self.patience, changed).await.is_err() {
+                return now;
             }
         }
     }

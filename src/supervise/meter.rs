@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::book::{Answer, RequestOutcome, Seen};
 use crate::wire::{Tokens, is_too_deep};
 
-/// Most that is kept of one server-sent event, of one JSON body, and of one message's content.
-const MAX_KEPT: usize = 32 * 1024 * 1024;
+/// Most that is kept of one server-sent event, of one JSON body, and of one message's content: more
+/// than the largest message that is told. Many responses come at once.
+const MAX_KEPT: usize = 4 * 1024 * 1024;
 
 /// Reader of one response.
 #[derive(Debug)]

@@ -55,8 +55,8 @@ pub enum Error {
     #[error("the door's nonce can't be written")]
     Nonce(#[source] io::Error),
     /// A port of the pod is taken.
-    #[error("a port can't be listened on")]
-    Listen(#[source] io::Error),
+    #[error("port {0} can't be listened on")]
+    Listen(u16, #[source] io::Error),
     /// SIGTERM can't be waited for.
     #[error("signals can't be received")]
     Signal(#[source] io::Error),
@@ -87,7 +87,7 @@ impl Error {
             Self::Certificate | Self::Tls(_) => (Outcome::Failed, reasons::INVALID_SPEC),
             Self::State(_)
             | Self::Nonce(_)
-            | Self::Listen(_)
+            | Self::Listen(..)
             | Self::Signal(_)
             | Self::Client(_)
             | Self::Task(_) => (Outcome::Waiting, reasons::VOLUME),

@@ -2,7 +2,10 @@
 //! one upstream, journals each request before it is forwarded and again when it has ended, and
 //! hands every byte through as it comes.
 
+mod metered;
+
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +14,14 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
-use super::book::{Note, RequestOutcome, Seen, estimated_input};
-use super::journal::{Draft, Journal};
-use super::meter::Meter;
-use crate::wire::EventBody;
+use self::metered::Metered;
+use super::journal::Journal;
+use crate::listen::Bounds;
 
 /// Largest request body, as the API's own limit.
 const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -30,8 +31,22 @@ pub(super) const AFTER_HANG_UP: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(600);
 /// Longest wait for a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Requests that may be on their way at once; each may hold a body in memory.
+/// Requests that may be on their way at once.
 const MAX_REQUESTS: usize = 32;
+/// Bytes of bodies that may be in memory at once: the supervisor's limit is small, and every body is
+/// held until its request has ended.
+const MAX_BODIES: usize = 128 * 1024 * 1024;
+/// What room for bodies is counted in, in bytes.
+const UNIT: usize = 64 * 1024;
+/// Longest wait for room.
+const TURN: Duration = Duration::from_secs(30);
+/// Requests of the CLI and of whatever else is in the agent's container. An idle connection stays
+/// longer than any client keeps one.
+const BOUNDS: Bounds = Bounds {
+    connections: 256,
+    first_request: Duration::from_secs(10),
+    next_request: Duration::from_secs(300),
+};
 /// What of the client's headers goes on, beside `anthropic-*`.
 const FORWARDED: [HeaderName; 3] = [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT];
 /// What of the upstream's headers does not come back: they speak of the connection, not the message.
@@ -54,6 +69,7 @@ pub(super) struct Proxy {
     base: Url,
     key: HeaderValue,
     room: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -76,15 +92,24 @@ impl Proxy {
             base,
             key,
             room: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            bodies: Arc::new(Semaphore::new(MAX_BODIES / UNIT)),
         })
     }
 
     /// Serves for ever.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
         let app = axum::Router::new().fallback(handle).with_state(self);
-        if let Err(error) = axum::serve(listener, app).await {
+        let server = BOUNDS.of(axum_server::Server::<SocketAddr>::from_listener(listener));
+        if let Err(error) = server.serve(app.into_make_service()).await {
             tracing::error!(%error, "the metering proxy ended");
         }
+    }
+
+    /// Waits for its turn to hold a body of that length.
+    async fn memory_for(&self, length: usize) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(length.div_ceil(UNIT)).ok()?;
+        let turn = self.bodies.clone().acquire_many_owned(units);
+        tokio::time::timeout(TURN, turn).await.ok()?.ok()
     }
 
     fn upstream(&self, path: &str, query: Option<&str>) -> Url {
@@ -123,13 +148,21 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
             "Too many requests are on their way already.",
         );
     };
-    let collected = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await;
-    let Ok(Ok(body)) = collected else {
+    // One that does not say how long it is may be of any length.
+    let length = content_length(&parts.headers).unwrap_or(MAX_BODY);
+    if length > MAX_BODY {
+        return too_large();
+    }
+    let Some(memory) = proxy.memory_for(length).await else {
         return refusal(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "request_too_large",
-            "The request's body is larger than 32 MiB, or did not come.",
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            "The requests that are on their way are too large for one more.",
         );
+    };
+    let collected = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, length)).await;
+    let Ok(Ok(body)) = collected else {
+        return too_large();
     };
     if proxy.journal.read(|book| book.sealed.is_some()) {
         return refusal(
@@ -156,6 +189,7 @@ async fn handle(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
         chunks,
         meter,
         _room: room,
+        _memory: memory,
     };
     // A task of its own: should the client hang up, the usage is still read.
     tokio::spawn(exchange.run(request.body(body), head));
@@ -194,6 +228,23 @@ fn respond(head: Head, body: mpsc::Receiver<io::Result<Bytes>>) -> Response {
     response
 }
 
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn too_large() -> Response {
+    refusal(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "request_too_large",
+        "The request's body is larger than 32 MiB, or did not come.",
+    )
+}
+
 /// An error in the API's own form.
 fn refusal(status: StatusCode, kind: &str, message: &str) -> Response {
     let body = serde_json::json!({"type": "error", "error": {"type": kind, "message": message}});
@@ -214,6 +265,8 @@ struct Exchange {
     chunks: mpsc::Sender<io::Result<Bytes>>,
     meter: Option<Metered>,
     _room: OwnedSemaphorePermit,
+    /// For the body, which is kept until the request has ended.
+    _memory: OwnedSemaphorePermit,
 }
 
 impl Exchange {
@@ -272,7 +325,7 @@ impl Exchange {
     async fn pass(&mut self, chunk: Bytes) {
         if let Some(metered) = &mut self.meter {
             metered.feed(&chunk);
-            if metered.meter.as_ref().is_some_and(Meter::is_complete) {
+            if metered.is_complete() {
                 metered.end().await;
             }
         }
@@ -297,100 +350,4 @@ impl Exchange {
 async fn hang_up(chunks: mpsc::Sender<io::Result<Bytes>>) {
     chunks.closed().await;
     tokio::time::sleep(AFTER_HANG_UP).await;
-}
-
-/// A request in the journal.
-struct Metered {
-    journal: Arc<Journal>,
-    request: u64,
-    bytes: u64,
-    meter: Option<Meter>,
-    ended: bool,
-}
-
-impl Metered {
-    /// Journals that the request starts, and waits until that is on the disk.
-    async fn start(journal: Arc<Journal>, bytes: u64) -> Self {
-        let mut request = 0;
-        let mut pending = journal.append(|book| {
-            request = book.requests + 1;
-            Draft::event(EventBody::RequestStarted { request, bytes })
-        });
-        pending.durable().await;
-        Self {
-            journal,
-            request,
-            bytes,
-            meter: None,
-            ended: false,
-        }
-    }
-
-    fn head(&mut self, response: &reqwest::Response) {
-        let content_type = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        self.meter = Some(Meter::new(response.status().as_u16(), content_type));
-    }
-
-    fn feed(&mut self, chunk: &[u8]) {
-        let Some(meter) = &mut self.meter else { return };
-        if meter.feed(chunk)
-            && let Some(seen) = meter.seen()
-        {
-            let note = Note::Seen {
-                request: self.request,
-                seen: seen.clone(),
-            };
-            // Nothing waits for it: it only makes the estimate after a crash better.
-            drop(self.journal.append(|_| Draft::note(note)));
-        }
-    }
-
-    async fn end(&mut self) {
-        let Some(meter) = &mut self.meter else { return };
-        if self.ended {
-            return;
-        }
-        meter.finish();
-        let outcome = meter.outcome(self.bytes);
-        let notes = meter.answer().map(Note::Answer).into_iter().collect();
-        self.journal_end(&outcome, notes).await;
-    }
-
-    async fn lost(&mut self, never_sent: bool) {
-        let tokens = if never_sent {
-            crate::wire::Tokens::default()
-        } else {
-            estimated_input(self.bytes)
-        };
-        let outcome = RequestOutcome {
-            status: None,
-            seen: Seen {
-                tokens,
-                ..Seen::default()
-            },
-            estimated: !never_sent,
-        };
-        self.journal_end(&outcome, Vec::new()).await;
-    }
-
-    async fn journal_end(&mut self, outcome: &RequestOutcome, notes: Vec<Note>) {
-        self.ended = true;
-        let request = self.request;
-        let mut pending = self.journal.append(|book| {
-            if !book.open.contains_key(&request) {
-                // The seal did not wait for it any longer.
-                return Draft::default();
-            }
-            Draft {
-                events: vec![book.request_ended(request, outcome, Timestamp::now())],
-                notes,
-                line: None,
-            }
-        });
-        pending.durable().await;
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::book::{Book, GivenUp};
 use super::journal::Draft;
 use super::verdict::{self, Verdict};
 use super::work::Work;
@@ -61,7 +62,7 @@ impl Work {
         } else {
             Limits::ended(flush)
         };
-        let limits = limits.for_disk(self.journal.read(|book| book.unwritable.is_none()));
+        let limits = limits.for_disk(self.journal.read(|book| !is_unwritable(book)));
         let ended = self.end_requests();
         if tokio::time::timeout(super::proxy::AFTER_HANG_UP + limits.journal, ended)
             .await
@@ -173,6 +174,10 @@ impl Work {
             }
         }
     }
+}
+
+fn is_unwritable(book: &Book) -> bool {
+    matches!(book.given_up, Some(GivenUp::Unwritable { .. }))
 }
 
 fn wanted_push(assigned: &RepositoryAssignment, verdict: &Verdict) -> Option<String> {

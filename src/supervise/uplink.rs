@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use url::Url;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use super::files;
 use super::journal::{Durable, Reader};
-use crate::wire::{Batch, BatchAccepted, Event, MAX_BATCH_EVENTS, POD_RUN_HEADER};
+use crate::wire::{Batch, BatchAccepted, Event, EventBody, MAX_BATCH_EVENTS, POD_RUN_HEADER};
 
 /// Where a batch is closed, well below the server's limit.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -25,6 +26,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fr
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer that is read.
 const MAX_ANSWER: usize = 64 * 1024;
+
+/// Most that is passed on of the server's sentence.
+const MAX_WHY: usize = 300;
 
 /// Whose events these are: the file `run.json` beside a run's journals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,8 +64,8 @@ pub(super) enum SendError {
     #[error("the server did not answer")]
     Request(#[source] reqwest::Error),
     /// An answer, but not the one.
-    #[error("the server answered {0}")]
-    Refused(http::StatusCode),
+    #[error("the server answered {0}{1}")]
+    Refused(StatusCode, String),
     /// An answer that can't be understood.
     #[error("the server's answer can't be understood")]
     Answer,
@@ -108,9 +112,7 @@ impl Uplink {
             request = request.header(POD_RUN_HEADER, &self.own.name);
         }
         let mut response = request.send().await.map_err(SendError::Request)?;
-        if !response.status().is_success() {
-            return Err(SendError::Refused(response.status()));
-        }
+        let status = response.status();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(SendError::Request)? {
             body.extend_from_slice(&chunk);
@@ -118,10 +120,31 @@ impl Uplink {
                 return Err(SendError::Answer);
             }
         }
+        if !status.is_success() {
+            return Err(SendError::Refused(status, why(&body)));
+        }
         let accepted: BatchAccepted =
             serde_json::from_slice(&body).map_err(|_| SendError::Answer)?;
         Ok(accepted.acknowledged)
     }
+}
+
+impl SendError {
+    /// The server has read the batch and will not take it, however often it comes.
+    fn is_for_good(&self) -> bool {
+        let for_good = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE];
+        matches!(self, Self::Refused(status, _) if for_good.contains(status))
+    }
+}
+
+/// The server's sentence, as far as it is one.
+fn why(body: &[u8]) -> String {
+    let parsed = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let sentence = parsed.as_ref().and_then(|body| body["error"].as_str());
+    let sentence = sentence.map(|text| &text[..text.floor_char_boundary(MAX_WHY)]);
+    sentence
+        .map(|text| format!(" ({text})"))
+        .unwrap_or_default()
 }
 
 /// One attempt's journal on its way to the server.
@@ -133,6 +156,8 @@ pub(super) struct Tail {
     reader: Option<Reader>,
     /// Read, and not yet acknowledged; with the bytes of its record.
     queue: VecDeque<(Event, usize)>,
+    /// Most events of the next batch: fewer once one was refused.
+    limit: usize,
     acknowledged: watch::Sender<u64>,
 }
 
@@ -159,6 +184,7 @@ impl Tail {
             journal,
             reader: None,
             queue: VecDeque::new(),
+            limit: MAX_BATCH_EVENTS,
             acknowledged,
         }
     }
@@ -211,7 +237,19 @@ impl Tail {
         self.fill(durable)?;
         let batch = self.batch();
         let last = batch.events.last().map_or(0, |event| event.sequence);
-        let stored = uplink.send(&self.run, &batch).await?;
+        let stored = match uplink.send(&self.run, &batch).await {
+            Err(error) if error.is_for_good() => {
+                let single = batch.events.len() == 1;
+                if !single {
+                    // One of them it is: what can be stored is stored without it.
+                    self.limit = batch.events.len() / 2;
+                    return Ok(());
+                }
+                self.send_placeholder(uplink, batch, error).await?
+            }
+            sent => sent?,
+        };
+        self.limit = (self.limit * 2).min(MAX_BATCH_EVENTS);
         if stored < last {
             // The server lacks something that it once acknowledged: from there on once more.
             self.reader = None;
@@ -223,6 +261,26 @@ impl Tail {
             return Err(format!("it stored up to {stored} of {last}").into());
         }
         Ok(())
+    }
+
+    /// Says in the place of an event that the server does not take that it does not. Where that is
+    /// refused too, it is not the event's fault, and the event stays.
+    async fn send_placeholder(
+        &self,
+        uplink: &Uplink,
+        mut batch: Batch,
+        error: SendError,
+    ) -> Result<u64, SendError> {
+        for event in &mut batch.events {
+            event.body = EventBody::Omitted {
+                why: format!("The event is in the journal, but not here: {error}"),
+            };
+        }
+        let sequence = batch.events.first().map_or(0, |event| event.sequence);
+        let stored = uplink.send(&self.run, &batch).await?;
+        let (run, attempt) = (&self.run.name, self.attempt);
+        tracing::error!(run, attempt, sequence, %error, "an event that the server does not take was left out");
+        Ok(stored)
     }
 
     /// Reads on in the journal until a batch is full.
@@ -263,7 +321,7 @@ impl Tail {
             events: self
                 .queue
                 .iter()
-                .take(MAX_BATCH_EVENTS)
+                .take(self.limit)
                 .map(|(event, _)| event.clone())
                 .collect(),
         }

@@ -1,18 +1,19 @@
 //! One attempt from checkout to seal: which part starts when, and what is waited for.
 
+mod doors;
+mod ending;
+
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use axum::routing::get;
 use jiff::Timestamp;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::book::Note;
+use self::doors::Ports;
+use super::book::{GivenUp, Note};
 use super::config::{self, Args};
-use super::door::{Door, Orders};
+use super::door::Orders;
 use super::handover::{self, Unsent};
 use super::journal::{Draft, Journal};
 use super::proxy::Proxy;
@@ -25,15 +26,6 @@ use crate::wire::door::Start;
 use crate::wire::{
     EarlierAttempt, EventBody, Message, MessageKind, Outcome, Role, Source, Termination,
 };
-
-/// How long an agent that was told to stop may take to report.
-const AFTER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the reason for it may take to reach the disk.
-const AFTER_NOTE: Duration = Duration::from_secs(5);
-/// The same under SIGTERM: its grace period is running.
-const AFTER_TERM: Duration = Duration::from_secs(12);
-/// How long an agent that is not connected may take to come back under SIGTERM.
-const RECONNECT: Duration = Duration::from_secs(10);
 
 /// What of earlier attempts the seal has to know.
 #[derive(Debug, Default)]
@@ -124,34 +116,57 @@ impl Work {
     pub(super) async fn run(mut self) -> Result<Termination, Error> {
         let sealed = self.journal.read(|book| book.sealed.is_some());
         let journal = self.journal.clone();
-        let connected = tokio::select! {
-            begun = self.begin(sealed) => begun?,
-            why = journal.unwritable() => {
-                return Err(Error::State(io::Error::other(why.cause)));
-            }
+        let begun = tokio::select! {
+            begun = self.begin(sealed) => begun,
+            why = journal.unwritable() => Err(Error::State(io::Error::other(why.cause))),
         };
+        let connected = match begun {
+            Ok(connected) => Some(connected),
+            Err(Error::Listen(port, error)) if self.agent_was_here() => {
+                tracing::error!(port, %error, "somebody else in the pod has a port of ours");
+                if !sealed {
+                    let note = Note::GivenUp(GivenUp::PortTaken { port });
+                    self.journal.append(|_| Draft::note(note)).durable().await;
+                }
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let has_doors = connected.is_some();
         let termination = if sealed {
             self.sealed()
         } else {
-            let hurry = self.wait_for_end(connected).await;
+            let hurry = match connected {
+                Some(connected) => self.wait_for_end(connected).await,
+                None => false,
+            };
             self.seal(hurry).await
         };
         super::write_termination(&self.args, &termination);
         let exit_code = i32::from(termination.outcome != Outcome::Completed);
         self.orders
             .send_modify(|orders| orders.sealed = Some(exit_code));
-        terminated(self.terminate.clone()).await;
+        tokio::select! {
+            () = terminated(self.terminate.clone()) => {}
+            () = self.open_doors_when_free(), if !has_doors => {}
+        }
         Ok(termination)
     }
 
     /// Until the agent may start. A sealed run only opens its doors.
     async fn begin(&mut self, sealed: bool) -> Result<watch::Receiver<bool>, Error> {
+        let ports = Ports::take(&self.args).await?;
         if !sealed {
             let proxy = self.proxy()?;
             self.prepare().await?;
-            tokio::spawn(proxy.serve(listen("127.0.0.1", self.args.proxy_port).await?));
+            tokio::spawn(proxy.serve(ports.proxy));
+            tokio::spawn(self.remember_costs());
         }
-        self.open_doors().await
+        self.open_doors(ports.door, ports.started).await
+    }
+
+    fn agent_was_here(&self) -> bool {
+        self.journal.read(|book| book.connected_at.is_some())
     }
 
     /// The checkout, once, and what is journalled of it; what a crash left open is closed.
@@ -225,30 +240,6 @@ impl Work {
         )?))
     }
 
-    /// Door and startup probe. A sealed run has them too, for the agent to be told.
-    async fn open_doors(&self) -> Result<watch::Receiver<bool>, Error> {
-        let (connected, is_connected) = watch::channel(false);
-        let door = Arc::new(Door {
-            journal: self.journal.clone(),
-            run: self.assignment.run_id,
-            start: self.start(),
-            nonce_file: self.args.path(paths::NONCE),
-            orders: self.orders.subscribe(),
-            connected,
-            current: Mutex::default(),
-        });
-        let listener = listen("127.0.0.1", self.args.door_port).await?;
-        door.leave_nonce().await.map_err(Error::Nonce)?;
-        tokio::spawn(door.serve(listener));
-        tokio::spawn(self.remember_costs());
-
-        // Last, for the agent's container starts once this answers.
-        let probe = axum::Router::new().route("/started", get(async || "the checkout is there\n"));
-        let listener = listen("0.0.0.0", self.args.started_port).await?;
-        tokio::spawn(async move { axum::serve(listener, probe).await });
-        Ok(is_connected)
-    }
-
     fn start(&self) -> Start {
         let agent = &self.assignment.agent;
         Start {
@@ -316,75 +307,6 @@ impl Work {
             }
         }
     }
-
-    /// Until the agent has reported its end, or will not any more. True when the pod is being
-    /// stopped, so that there is no time to lose.
-    async fn wait_for_end(&self, connected: watch::Receiver<bool>) -> bool {
-        tokio::select! {
-            () = self.ended() => {}
-            () = self.deadline() => self.stop_agent(Note::TimedOut).await,
-            why = self.journal.unwritable() => {
-                tracing::error!(cause = why.cause, "the journal can't be written; ending the run");
-                self.stop_agent(Note::Unwritable(why)).await;
-            }
-            () = terminated(self.terminate.clone()) => {
-                self.orders.send_modify(|orders| orders.stop = true);
-                self.wait_under_term(connected).await;
-            }
-        }
-        let told_to_stop =
-            |book: &super::book::Book| book.end.as_ref().is_some_and(|end| end.terminated);
-        let by_us = |book: &super::book::Book| book.timed_out || book.unwritable.is_some();
-        *self.terminate.borrow() || (!self.journal.read(by_us) && self.journal.read(told_to_stop))
-    }
-
-    /// Has the agent stopped, for a reason of this pod's own.
-    async fn stop_agent(&self, why: Note) {
-        let mut noted = self.journal.append(|_| Draft::note(why));
-        // A disk that takes nothing more must not keep the agent running.
-        let _ = tokio::time::timeout(AFTER_NOTE, noted.durable()).await;
-        self.orders.send_modify(|orders| orders.stop = true);
-        let _ = tokio::time::timeout(AFTER_TIMEOUT, self.ended()).await;
-    }
-
-    async fn ended(&self) {
-        self.journal
-            .wait_for(|book| book.end.is_some().then_some(()))
-            .await;
-    }
-
-    /// When `limits.timeout` has passed since the agent first connected.
-    async fn deadline(&self) {
-        let Some(seconds) = self.assignment.timeout_seconds else {
-            return std::future::pending().await;
-        };
-        let connected_at = self.journal.wait_for(|book| book.connected_at).await;
-        let passed = Timestamp::now().duration_since(connected_at).unsigned_abs();
-        tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(passed)).await;
-    }
-
-    /// SIGTERM comes once the agent's container is gone, or when the node wants the pod away.
-    async fn wait_under_term(&self, mut connected: watch::Receiver<bool>) {
-        if self.journal.read(|book| book.connected_at.is_none()) {
-            return;
-        }
-        let gone = async {
-            loop {
-                if connected.wait_for(|connected| !connected).await.is_err() {
-                    return;
-                }
-                let back = connected.wait_for(|connected| *connected);
-                if tokio::time::timeout(RECONNECT, back).await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = self.ended() => {}
-            () = gone => {}
-            () = tokio::time::sleep(AFTER_TERM) => {}
-        }
-    }
 }
 
 /// Reads `run.json`, and writes it where it is not there.
@@ -416,10 +338,4 @@ pub(super) async fn terminated(mut terminate: watch::Receiver<bool>) {
     if terminate.wait_for(|terminated| *terminated).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-async fn listen(address: &str, port: u16) -> Result<TcpListener, Error> {
-    TcpListener::bind((address, port))
-        .await
-        .map_err(Error::Listen)
 }
