@@ -269,6 +269,25 @@ pub fn is_too_deep(value: &Value) -> bool {
     deeper(value, MAX_DEPTH)
 }
 
+/// Most values in JSON that is taken from the agent or the model: each takes some eighty bytes of
+/// memory, and two of text.
+pub const MAX_VALUES: usize = 200_000;
+
+/// Whether JSON holds more than [`MAX_VALUES`] values, told before it is parsed.
+pub fn has_too_many_values(json: &[u8]) -> bool {
+    let (mut values, mut in_string, mut escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values > MAX_VALUES
+}
+
 /// Events on their way to the server: `POST /v1/namespaces/{namespace}/runs/{name}/events`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -388,6 +407,15 @@ pub struct Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_strings_only() {
+        let zeros = |n| format!("[{}]", vec!["0"; n].join(","));
+        assert!(!has_too_many_values(zeros(MAX_VALUES).as_bytes()));
+        assert!(has_too_many_values(zeros(MAX_VALUES + 1).as_bytes()));
+        let text = r#"\"[,{\\"#.repeat(MAX_VALUES);
+        assert!(!has_too_many_values(format!("[\"{text}\"]").as_bytes()));
+    }
 
     #[test]
     fn a_value_is_too_deep_from_one_level_past_the_limit_on() {

@@ -19,6 +19,8 @@ mod git_server;
 mod guards;
 #[path = "pod/harness.rs"]
 mod harness;
+#[path = "pod/limits.rs"]
+mod limits;
 #[path = "pod/repository.rs"]
 mod repository;
 #[path = "pod/server.rs"]

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::outbox::Outbox;
 use crate::wire::door::{FromAgent, MAX_LINE};
-use crate::wire::is_too_deep;
+use crate::wire::{has_too_many_values, is_too_deep};
 
 /// Longest line that is read whole; of a longer one, or one that does not fit its frame, the
 /// beginning is told.
@@ -95,8 +95,9 @@ async fn tell(stdout: pipe::Receiver, outbox: Arc<Outbox>, result: watch::Sender
 
 /// A line of stream-json; anything else is wrapped, so that it is not lost.
 fn parse(bytes: &[u8]) -> Value {
-    let parsed = serde_json::from_slice::<Value>(bytes)
-        .ok()
+    let parsed = Some(bytes)
+        .filter(|bytes| !has_too_many_values(bytes))
+        .and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok())
         .filter(|line| line.is_object() && !is_too_deep(line));
     parsed.unwrap_or_else(|| {
         log(bytes);

@@ -18,6 +18,7 @@ use super::book::Note;
 use super::hearsay::{Scribe, Taken};
 use super::journal::{Draft, Journal};
 use crate::wire::door::{FromAgent, FromSupervisor, MAX_LINE, Start};
+use crate::wire::has_too_many_values;
 
 /// Connections at once, of which one at most is the agent's.
 const MAX_CONNECTIONS: usize = 32;
@@ -300,6 +301,9 @@ async fn read_frame(
     }
     if !line.ends_with(b"\n") {
         return Err(io::Error::other("a frame was cut off, or is too long"));
+    }
+    if has_too_many_values(&line) {
+        return Ok(Some(None));
     }
     Ok(Some(serde_json::from_slice(&line).ok()))
 }

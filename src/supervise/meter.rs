@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::book::{Answer, RequestOutcome, Seen};
-use crate::wire::{Tokens, is_too_deep};
+use crate::wire::{Tokens, has_too_many_values, is_too_deep};
 
 /// Most that is kept of one server-sent event, of one JSON body, and of one message's content: more
 /// than the largest message that is told. Many responses come at once.
@@ -66,7 +66,9 @@ impl Meter {
         match &mut self.form {
             Form::Events(stream) => {
                 for data in stream.feed(chunk) {
-                    if let Ok(event) = serde_json::from_slice(&data) {
+                    if !has_too_many_values(&data)
+                        && let Ok(event) = serde_json::from_slice(&data)
+                    {
                         self.event(&event);
                     }
                 }
@@ -94,6 +96,9 @@ impl Meter {
     /// The body has ended.
     pub(crate) fn finish(&mut self) {
         let Form::Json(body) = &self.form else { return };
+        if has_too_many_values(body) {
+            return;
+        }
         let Ok(message) = serde_json::from_slice::<Value>(body) else {
             return;
         };

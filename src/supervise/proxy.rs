@@ -39,7 +39,7 @@ const MAX_BODIES: usize = 128 * 1024 * 1024;
 /// What room for bodies is counted in, in bytes.
 const UNIT: usize = 64 * 1024;
 /// Longest wait for room.
-const TURN: Duration = Duration::from_secs(30);
+const TURN: Duration = Duration::from_secs(10);
 /// Requests of the CLI and of whatever else is in the agent's container. An idle connection stays
 /// longer than any client keeps one.
 const BOUNDS: Bounds = Bounds {

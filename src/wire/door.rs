@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Longest line, in bytes; a longer one closes the connection. Parsed, a hostile one takes some thirty
-/// times as much memory.
+/// Longest line, in bytes; a longer one closes the connection.
 pub const MAX_LINE: usize = 8 * 1024 * 1024;
 
 /// From the agent.

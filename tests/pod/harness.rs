@@ -125,6 +125,8 @@ pub(crate) struct Pod {
     pub(crate) ports: [u16; 3],
     pub(crate) assignment: Assignment,
     claude: PathBuf,
+    /// Largest file that the supervisor may write, in KiB: its full disk.
+    pub(crate) file_limit: Option<u64>,
     supervisor: Option<Child>,
     agent: Option<Child>,
 }
@@ -140,6 +142,7 @@ impl Pod {
             ports: free_ports(),
             assignment: world.assignment.clone(),
             claude,
+            file_limit: None,
             supervisor: None,
             agent: None,
         };
@@ -193,7 +196,15 @@ impl Pod {
     }
 
     fn command(&self, name: &str, ports: &[(&str, u16)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_runledger"));
+        let mut command = match self.file_limit.filter(|_| name == "supervise") {
+            Some(limit) => {
+                let mut command = Command::new("bash");
+                let script = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" \"$@\"");
+                command.args(["-c", &script, env!("CARGO_BIN_EXE_runledger")]);
+                command
+            }
+            None => Command::new(env!("CARGO_BIN_EXE_runledger")),
+        };
         command.arg(name).arg("--root").arg(&self.root);
         for (flag, port) in ports {
             command.arg(flag).arg(port.to_string());
@@ -277,6 +288,15 @@ impl Pod {
 
     pub(crate) async fn supervisor_exit(&mut self) -> Option<i32> {
         exit(self.supervisor.as_mut().unwrap(), "the supervisor to exit").await
+    }
+
+    /// Most memory that the supervisor has had, in KiB.
+    pub(crate) fn supervisor_peak(&self) -> u64 {
+        let pid = self.supervisor.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let figure = line.unwrap().split_whitespace().nth(1);
+        figure.unwrap().parse().unwrap()
     }
 
     pub(crate) fn is_agent_running(&mut self) -> bool {

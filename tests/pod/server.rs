@@ -19,6 +19,8 @@ pub(crate) struct Server(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     away: AtomicBool,
+    /// A text that no batch may hold.
+    hated: Mutex<Option<String>>,
     batches: Mutex<Vec<Batch>>,
     events: Mutex<BTreeMap<(Uuid, u32), BTreeMap<u64, Event>>>,
     pod_runs: Mutex<BTreeMap<Uuid, Option<String>>>,
@@ -35,6 +37,11 @@ impl Server {
     /// Answers 503 from now on, or no longer.
     pub(crate) fn go_away(&self, away: bool) {
         self.0.away.store(away, Ordering::Relaxed);
+    }
+
+    /// Refuses every batch that holds this text for good, as 400.
+    pub(crate) fn refuse(&self, text: &str) {
+        *self.0.hated.lock().unwrap() = Some(text.to_owned());
     }
 
     /// Events of an attempt, in order.
@@ -73,6 +80,10 @@ async fn take(
     assert_eq!((namespace.as_str(), name.as_str()), ("ns", "a-run"));
     if server.0.away.load(Ordering::Relaxed) {
         return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let hated = server.0.hated.lock().unwrap().clone();
+    if hated.is_some_and(|text| serde_json::to_string(&batch).unwrap().contains(&text)) {
+        return Err(StatusCode::BAD_REQUEST);
     }
     if headers["authorization"] != format!("Bearer {TOKEN}") {
         return Err(StatusCode::UNAUTHORIZED);
