@@ -113,7 +113,7 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
-COMMENT ON COLUMN workflow_runs.settings IS 'The spec as it was resolved: model, maxTurns, timeoutSeconds';
+COMMENT ON COLUMN workflow_runs.settings IS 'The spec as it was resolved: model, maxTurns, timeout';
 COMMENT ON COLUMN workflow_runs.cost_source IS
     'sdk: the SDK''s figure; prices: tokens x price; mixed: some attempts each; partial: some usage has no known price, so the run cost more';
 COMMENT ON COLUMN workflow_runs.workspace_path IS
@@ -135,8 +135,8 @@ CREATE TABLE workspaces (
 );
 COMMENT ON COLUMN workspaces.id IS 'metadata.uid of the Workspace';
 COMMENT ON COLUMN workspaces.removed_at IS 'When the Workspace and its volume were gone';
--- Workspaces of a namespace, newest first.
-CREATE INDEX workspaces_namespace_created_at ON workspaces (namespace, created_at DESC, id DESC);
+-- Workspaces that were there when last looked at.
+CREATE INDEX workspaces_there ON workspaces (cluster) WHERE removed_at IS NULL;
 CREATE TRIGGER workspaces_updated_at BEFORE UPDATE ON workspaces
     FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
 
@@ -210,6 +210,8 @@ CREATE TABLE run_model_usage (
     PRIMARY KEY (run_id, attempt, model),
     FOREIGN KEY (run_id, attempt) REFERENCES run_attempts (run_id, attempt) ON DELETE CASCADE
 );
+-- What has no price yet, for when one comes.
+CREATE INDEX run_model_usage_unpriced ON run_model_usage (model) WHERE cost_micro_usd IS NULL;
 COMMENT ON COLUMN run_model_usage.model IS 'In the response''s words; unknown where none came';
 COMMENT ON COLUMN run_model_usage.cost_micro_usd IS
     'Tokens x price when each request was made; null where a price was not known. The SDK''s own figure is in run_attempts';
@@ -259,6 +261,9 @@ CREATE INDEX IF NOT EXISTS workflow_runs_user_id ON workflow_runs (user_id, crea
 -- What is under way, among millions that have ended.
 CREATE INDEX IF NOT EXISTS workflow_runs_active ON workflow_runs (namespace, created_at DESC, id DESC)
     WHERE status IN ('pending', 'running');
+-- Whose volume goes with its pod, and may still be there.
+CREATE INDEX IF NOT EXISTS workflow_runs_volume_of_pod ON workflow_runs (cluster)
+    WHERE NOT workspace_persistent AND NOT workspace_cleaned_up;
 -- workflow_runs_workspace_id stays: whose volume a run was on, and what to mark once it is gone.
 
 -- A run's row moves forward, whoever writes it. What would undo something is refused with SQLSTATE

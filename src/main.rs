@@ -20,6 +20,8 @@ enum Command {
     Report(runledger::ledger::report::Args),
     /// Look after the sums that reports are made of.
     Rollups(runledger::ledger::rollup::Args),
+    /// Show, check or load what models cost.
+    Prices(runledger::ledger::prices::command::Args),
     /// Print the CustomResourceDefinitions.
     Crds(runledger::api::definitions::Args),
     /// Reconcile WorkflowRuns and Workspaces.
@@ -42,6 +44,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Rollups(args) => {
             return Ok(within_runtime(runledger::ledger::rollup::run(args))?.into());
         }
+        Command::Prices(args) => within_runtime(runledger::ledger::prices::command::run(args))?,
         Command::Crds(args) => runledger::api::definitions::run(&args)?,
         Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,

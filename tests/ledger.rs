@@ -5,6 +5,8 @@
 mod adopt;
 #[path = "ledger/batches.rs"]
 mod batches;
+#[path = "ledger/cost.rs"]
+mod cost;
 #[path = "ledger/database.rs"]
 mod database;
 #[path = "ledger/forward.rs"]
@@ -23,3 +25,5 @@ mod rollups;
 mod server;
 #[path = "ledger/shapes.rs"]
 mod shapes;
+#[path = "ledger/whole.rs"]
+mod whole;

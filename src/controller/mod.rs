@@ -28,6 +28,7 @@ mod sweep;
 mod trouble;
 mod validate;
 mod view;
+mod volumes;
 mod watches;
 mod workspace;
 
@@ -43,9 +44,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::{Action, Config as ControllerConfig, Error as LoopError, applier};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::{Client, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use url::Url;
@@ -103,6 +105,9 @@ pub struct Args {
     /// Service that the certificate is for.
     #[arg(long, default_value = "runledger-server")]
     pub server_service: String,
+    /// Name of this cluster in the ledger; the uid of namespace kube-system, if left out.
+    #[arg(long)]
+    pub cluster: Option<String>,
     /// The ledger's database.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
@@ -122,10 +127,11 @@ pub async fn run(args: Args) -> Result<(), Error> {
     // Fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = configuration(&args)?;
-    let ledger = Arc::new(Ledger::connect(&args.database_url)?);
+    let ledger = Ledger::connect(&args.database_url)?;
     let client = Client::try_default()
         .await
         .map_err(|error| Error::Config(Box::new(error)))?;
+    let ledger = Arc::new(ledger.of_cluster(cluster(&client, &args).await?));
     let counters = Arc::new(Counters::default());
     health::serve(args.listen, counters.clone()).await?;
     let lease = lead::Lease::take(&client, &args.namespace, &args.identity).await?;
@@ -172,6 +178,19 @@ fn configuration(args: &Args) -> Result<Config, Error> {
     })
 }
 
+/// Name of this cluster in the ledger: as given, else what never changes and no other has.
+async fn cluster(client: &Client, args: &Args) -> Result<String, Error> {
+    if let Some(name) = args.cluster.clone().filter(|name| !name.is_empty()) {
+        return Ok(name);
+    }
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let system = namespaces
+        .get_metadata("kube-system")
+        .await
+        .map_err(Error::doing("look at namespace kube-system".to_owned()))?;
+    system.uid().ok_or(Error::Incomplete("a uid"))
+}
+
 fn read(path: &std::path::Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|error| Error::File(path.display().to_string(), error))
 }
@@ -196,7 +215,7 @@ async fn reconcile_all(
         stores: stores.clone(),
         written: context::WrittenObjects::default(),
         setbacks: memory::Setbacks::default(),
-        mirror: mirror::Mirror::start(ledger),
+        mirror: mirror::Mirror::start(ledger.clone()),
         recorder: Recorder::new(client.clone(), reporter),
         counters,
     });
@@ -221,7 +240,12 @@ async fn reconcile_all(
         limit,
     )
     .for_each(logged);
-    tokio::join!(runs, workspaces, sweep::sweep(context.clone()));
+    tokio::join!(
+        runs,
+        workspaces,
+        sweep::sweep(context.clone()),
+        volumes::watch(context.clone(), ledger)
+    );
 }
 
 /// Looks at one run, decides, and does it.

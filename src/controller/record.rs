@@ -1,6 +1,7 @@
 //! The ledger's record of a run, made from the run and its status alone: what can be written late
 //! is what the status still says. Pure.
 
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::api::WorkflowRun;
@@ -9,7 +10,7 @@ use crate::ids;
 use crate::ledger::records::RunRecord;
 use crate::wire::{Changes, EarlierAttempt, Tokens, Usage};
 
-use super::{status, validate};
+use super::{naming, status, validate};
 
 /// The record; nothing for a run without a uid or an age, which no API server hands out.
 pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRecord> {
@@ -55,6 +56,13 @@ pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRec
             .as_deref()
             .and_then(|uid| uid.parse().ok()),
         workspace_persistent: spec.workspace.persistent,
+        workspace_path: workspace_path(run, status),
+        labels: run.metadata.labels.clone().unwrap_or_default(),
+        agent_image: status
+            .resolved
+            .as_ref()
+            .map(|resolved| resolved.agent_image.clone()),
+        settings: settings(run, status),
         model: status.model.clone().or_else(|| spec.agent.model.clone()),
         usage: of_attempt(attempt),
         earlier: (1..attempt)
@@ -79,6 +87,35 @@ pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRec
         }),
         transcript_missing_from: status.transcript_missing_from,
     })
+}
+
+/// On the Workspace's volume, or on that of the last pod.
+fn workspace_path(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<String> {
+    let namespace = run.metadata.namespace.as_deref()?;
+    if run.spec.workspace.persistent {
+        let claim = naming::claim(status.workspace.as_deref()?);
+        Some(format!("pvc://{namespace}/{claim}/work"))
+    } else {
+        let pod = status.pod_name.as_deref()?;
+        Some(format!("pod://{namespace}/{pod}/work"))
+    }
+}
+
+/// What the spec left open and what limits it, as it was decided.
+fn settings(run: &WorkflowRun, status: &WorkflowRunStatus) -> Map<String, Value> {
+    let mut settings = Map::new();
+    if let Some(resolved) = &status.resolved {
+        if let Some(model) = &resolved.model {
+            settings.insert("model".to_owned(), json!(model));
+        }
+        if let Some(turns) = resolved.max_turns {
+            settings.insert("maxTurns".to_owned(), json!(turns));
+        }
+    }
+    if let Some(timeout) = &run.spec.limits.timeout {
+        settings.insert("timeout".to_owned(), json!(timeout));
+    }
+    settings
 }
 
 fn usage(usage: &UsageStatus) -> Usage {

@@ -11,6 +11,9 @@ use crate::api::run::Phase;
 /// Longest name that an index or a `varchar(255)` takes.
 const MAX_NAME: usize = 255;
 
+/// Longest key of a label that Kubernetes takes, prefix and all.
+const MAX_LABEL: usize = 317;
+
 impl Ledger {
     /// Writes what the controller knows of a run. Twice, late or out of order it changes nothing
     /// that is already further on.
@@ -57,6 +60,12 @@ impl Ledger {
             &column(|f| f.estimated),
             row.changes,
             row.missing_from,
+            self.cluster,
+            row.agent_image,
+            row.settings,
+            row.workspace_path,
+            &row.label_keys,
+            &row.label_values,
         )
         .execute(&self.pool)
         .await?;
@@ -82,6 +91,11 @@ struct Row<'a> {
     changes: Option<Value>,
     missing_from: Option<i64>,
     metadata: Value,
+    agent_image: Option<String>,
+    settings: Value,
+    workspace_path: Option<String>,
+    label_keys: Vec<String>,
+    label_values: Vec<String>,
 }
 
 impl<'a> Row<'a> {
@@ -137,6 +151,29 @@ impl<'a> Row<'a> {
             changes: None,
             missing_from: None,
             metadata: Value::Null,
+            agent_image: record
+                .agent_image
+                .as_deref()
+                .map(|image| text(image, MAX_NAME)),
+            settings: {
+                let mut settings = Value::Object(record.settings.clone());
+                clean::value(&mut settings);
+                settings
+            },
+            workspace_path: record
+                .workspace_path
+                .as_deref()
+                .map(|path| text(path, MAX_NAME * 4)),
+            label_keys: record
+                .labels
+                .keys()
+                .map(|key| text(key, MAX_LABEL))
+                .collect(),
+            label_values: record
+                .labels
+                .values()
+                .map(|value| text(value, MAX_LABEL))
+                .collect(),
             record,
         };
         row.attempts(&mut notes);

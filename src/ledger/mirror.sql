@@ -7,7 +7,8 @@ WITH session AS (
         (id, run_id, namespace, name, workflow_name, agent_type, ai_model, task_input,
          session_id, session_name, git_repo, git_branch, status, reason, attempt, error_message,
          created_at, started_at, completed_at, duration_seconds,
-         workspace_id, workspace_persistent, temp_workspace, metadata)
+         workspace_id, workspace_persistent, temp_workspace, metadata,
+         cluster, agent_image, settings, workspace_path)
     VALUES
         ($5, $5::uuid::text, $2, $6, $7, 'claude', $8, coalesce($9, runledger_no_task()),
          $1, $3, $10, $11, $12, $13, $14, $15,
@@ -15,7 +16,8 @@ WITH session AS (
          -- Not `greatest` alone, which makes 0 of what is not known.
          CASE WHEN $17::timestamptz < $16::timestamptz THEN 0
               ELSE floor(extract(epoch FROM $17::timestamptz - $16::timestamptz)) END::int,
-         $18, $19, NOT $19::bool, $20)
+         $18, $19, NOT $19::bool, $20,
+         $32, $33, $34, $35)
     ON CONFLICT (id) DO UPDATE SET
         namespace = coalesce(r.namespace, EXCLUDED.namespace),
         name = coalesce(r.name, EXCLUDED.name),
@@ -51,8 +53,23 @@ WITH session AS (
         workspace_id = coalesce(r.workspace_id, EXCLUDED.workspace_id),
         workspace_persistent = EXCLUDED.workspace_persistent,
         temp_workspace = EXCLUDED.temp_workspace,
-        metadata = EXCLUDED.metadata
-    RETURNING r.id
+        metadata = EXCLUDED.metadata,
+        cluster = coalesce(r.cluster, EXCLUDED.cluster),
+        agent_image = coalesce(EXCLUDED.agent_image, r.agent_image),
+        settings = EXCLUDED.settings,
+        workspace_path = coalesce(EXCLUDED.workspace_path, r.workspace_path),
+        -- The volume may have gone before its last run's row came.
+        workspace_cleaned_up = r.workspace_cleaned_up OR EXISTS (
+            SELECT FROM workspaces w WHERE w.id::text = coalesce(r.workspace_id, EXCLUDED.workspace_id)
+            AND w.removed_at IS NOT NULL)
+    RETURNING r.id, r.created_at
+), label AS (
+    INSERT INTO run_labels AS l (run_id, key, value, namespace, created_at)
+    SELECT run.id, u.key, u.value, $2, run.created_at
+    FROM run, unnest($36::text[], $37::text[]) AS u (key, value)
+    ON CONFLICT (run_id, key) DO UPDATE SET value = EXCLUDED.value WHERE l.value <> EXCLUDED.value
+), no_label AS (
+    DELETE FROM run_labels l USING run WHERE l.run_id = run.id AND l.key <> ALL ($36::text[])
 )
 -- From `run`, so that the run's row is locked before its attempts', as everywhere.
 INSERT INTO run_attempts AS a

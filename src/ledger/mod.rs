@@ -15,11 +15,13 @@ mod lookup;
 pub mod migrate;
 mod mirror;
 mod pool;
+pub mod prices;
 pub mod records;
 pub mod report;
 pub mod rollup;
 mod rows;
 mod store;
+mod workspaces;
 
 pub use error::Error;
 pub use pool::Ledger;

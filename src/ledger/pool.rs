@@ -1,13 +1,14 @@
 //! The connection pool: checks the URL, opens connections when they are needed, gives every
 //! operation a time-out and a few more tries where another try can help.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use jiff::civil::Date;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgPool};
+use sqlx::{Connection, Executor as _, PgPool};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -24,6 +25,13 @@ const OPERATION: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) pool: PgPool,
+    /// For the queries of people, which leave out or name filters: each is planned for what it asks,
+    /// and none holds up a writer.
+    pub(super) readers: PgPool,
+    /// The cluster whose runs are written, where that is known.
+    pub(super) cluster: Option<String>,
+    /// Models whose price was found to be unknown, so that it is said once.
+    pub(super) unpriced: std::sync::Mutex<HashSet<String>>,
     /// The last day whose partition of `run_events` is known to be there.
     pub(super) partition: Mutex<Option<Date>>,
 }
@@ -32,7 +40,36 @@ impl Ledger {
     /// Checks the URL and opens no connection yet, so that nothing waits for Postgres to be there.
     /// TLS is as its `sslmode` says. To be called within a tokio runtime.
     pub fn connect(url: &str) -> Result<Self, Error> {
-        let pool = PgPoolOptions::new()
+        let options = options(url)?;
+        let readers = Self::pool()
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    connection
+                        .execute("SET plan_cache_mode = force_custom_plan")
+                        .await?;
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(options.clone());
+        Ok(Self {
+            pool: Self::pool().connect_lazy_with(options),
+            readers,
+            cluster: None,
+            unpriced: std::sync::Mutex::default(),
+            partition: Mutex::new(None),
+        })
+    }
+
+    /// Marks what it writes as that cluster's.
+    pub fn of_cluster(self, cluster: String) -> Self {
+        Self {
+            cluster: Some(cluster),
+            ..self
+        }
+    }
+
+    fn pool() -> PgPoolOptions {
+        PgPoolOptions::new()
             .max_connections(MAX_CONNECTIONS)
             .acquire_timeout(ACQUIRE)
             .idle_timeout(Duration::from_secs(300))
@@ -46,11 +83,6 @@ impl Ledger {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(options(url)?);
-        Ok(Self {
-            pool,
-            partition: Mutex::new(None),
-        })
     }
 
     /// Whether the database answers.
@@ -64,6 +96,7 @@ impl Ledger {
 
     /// Ends the connections in use at their end, and opens no more.
     pub async fn close(&self) {
+        self.readers.close().await;
         self.pool.close().await;
     }
 

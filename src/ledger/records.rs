@@ -1,7 +1,10 @@
 //! The records that other parts hand to the ledger. No SQL and no client here, so that the pure
 //! parts of the controller can build them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::api::run::Phase;
@@ -48,6 +51,14 @@ pub struct RunRecord {
     pub workspace_id: Option<Uuid>,
     /// Whether the volume outlives the run.
     pub workspace_persistent: bool,
+    /// Where the checkout is, once that is known.
+    pub workspace_path: Option<String>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// The agent's image, once it is resolved.
+    pub agent_image: Option<String>,
+    /// What was resolved of the spec: `model`, `maxTurns`, `timeout`.
+    pub settings: Map<String, Value>,
     /// The model that answered, else the one that was asked for.
     pub model: Option<String>,
     /// The last attempt's own figures, once it has sealed itself.
@@ -58,4 +69,19 @@ pub struct RunRecord {
     pub changes: Option<Changes>,
     /// From which sequence on the transcript is missing, should the flush have run out of time.
     pub transcript_missing_from: Option<u64>,
+}
+
+/// A Workspace as the controller sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceRecord {
+    /// Its `metadata.uid`.
+    pub id: Uuid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Name of its PersistentVolumeClaim, once that is made.
+    pub claim: Option<String>,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
 }

@@ -9,7 +9,7 @@ use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
 use super::Error;
-use super::effects::{RequestRow, Stored, WORKFLOW_START};
+use super::effects::{RequestRow, Stored, UNKNOWN_MODEL, WORKFLOW_START};
 use crate::wire::Batch;
 
 /// Key of an attempt's rows.
@@ -165,23 +165,24 @@ pub(super) async fn insert_tools(
     Ok(())
 }
 
-/// Adds the new requests to what their models used, at the price of their day.
+/// Adds the new requests to what their models used, at the price of their day. Answers the models
+/// that have none.
 pub(super) async fn insert_requests(
     tx: &mut Transaction<'_, Postgres>,
     stored: &Stored,
     attempt: Attempt,
     new: &[i64],
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let requests = stored.requests(new);
     if requests.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let ats: Vec<jiff_sqlx::Timestamp> = requests.iter().map(|(e, _)| e.at.to_sqlx()).collect();
     let models: Vec<String> = requests.iter().map(|(_, r)| r.model.clone()).collect();
     let column =
         |of: fn(&RequestRow) -> i64| requests.iter().map(|(_, r)| of(r)).collect::<Vec<_>>();
     // A request that nothing was used by (it was refused) has no price and needs none.
-    sqlx::query!(
+    let rows = sqlx::query!(
         "INSERT INTO run_model_usage AS m
              (run_id, attempt, model, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens,
               requests, estimated_requests, api_milliseconds, first_at, cost_micro_usd)
@@ -203,7 +204,8 @@ pub(super) async fn insert_requests(
              estimated_requests = m.estimated_requests + EXCLUDED.estimated_requests,
              api_milliseconds = m.api_milliseconds + EXCLUDED.api_milliseconds,
              first_at = least(m.first_at, EXCLUDED.first_at),
-             cost_micro_usd = m.cost_micro_usd + EXCLUDED.cost_micro_usd",
+             cost_micro_usd = m.cost_micro_usd + EXCLUDED.cost_micro_usd
+         RETURNING model, cost_micro_usd IS NULL AS \"unpriced!\"",
         attempt.run,
         attempt.attempt,
         &models,
@@ -215,9 +217,13 @@ pub(super) async fn insert_requests(
         &column(|r| i64::from(r.estimated)),
         &column(|r| r.milliseconds),
     )
-    .execute(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
-    Ok(())
+    Ok(rows
+        .into_iter()
+        .filter(|row| row.unpriced && row.model != UNKNOWN_MODEL)
+        .map(|row| row.model)
+        .collect())
 }
 
 /// Moves the attempt's row on, of which the database makes the run's, and answers how far its events

@@ -22,6 +22,9 @@ pub struct Target<'a> {
     pub name: &'a str,
 }
 
+/// Most models that are warned of.
+const MAX_WARNED: usize = 100;
+
 impl Ledger {
     /// Stores a batch whose sender has been checked. `now` decides the day of an attempt whose first
     /// event this is.
@@ -61,6 +64,23 @@ impl Ledger {
         Ok(())
     }
 
+    /// Says once that a model has no price.
+    fn warn_of_unpriced(&self, models: Vec<String>) {
+        for model in models {
+            let mut known = self
+                .unpriced
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Models are named by others: the list of those that were warned of has an end.
+            if known.len() < MAX_WARNED && known.insert(model.clone()) {
+                tracing::warn!(
+                    model,
+                    "no price is known for this model: where the SDK names no cost, it is unknown (runledger prices load)"
+                );
+            }
+        }
+    }
+
     async fn write_batch(
         &self,
         target: Target<'_>,
@@ -80,9 +100,10 @@ impl Ledger {
         new.retain(|sequence| *sequence > opened.acknowledged);
         rows::insert_messages(&mut tx, batch, stored, &new).await?;
         rows::insert_tools(&mut tx, stored, attempt, &new).await?;
-        rows::insert_requests(&mut tx, stored, attempt, &new).await?;
+        let unpriced = rows::insert_requests(&mut tx, stored, attempt, &new).await?;
         let acknowledged = rows::update_attempt(&mut tx, stored, attempt, *day, &new).await?;
         tx.commit().await?;
+        self.warn_of_unpriced(unpriced);
         Ok(BatchAccepted { acknowledged })
     }
 }
