@@ -28,8 +28,8 @@ async fn a_row_says_where_a_run_ran_and_with_what() {
 #[tokio::test]
 async fn labels_are_those_of_the_latest_record() {
     let db = migrated().await;
-    let labels = "SELECT string_agg(key || '=' || value || ' ' || (created_at = r.created_at), ', ' ORDER BY key)
-                  FROM run_labels JOIN (SELECT id, created_at FROM workflow_runs) r ON r.id = run_id";
+    let labels = "SELECT string_agg(key || '=' || value || ' ' || (l.created_at = r.created_at), ', ' ORDER BY key)
+                  FROM run_labels l JOIN workflow_runs r ON r.id = l.run_id";
     // A stub has none, and not the run's age either.
     db.ledger
         .store(TARGET, &batch(1, &events(1, 1)), at(30))
