@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::{Price, read_file};
-use crate::ledger::{Error, Ledger};
+use crate::ledger::Error;
+use crate::ledger::connection::Connection;
 
 /// Arguments of `runledger prices`.
 #[derive(Debug, Parser)]
@@ -31,7 +32,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show the prices that are known, and the models that have none.
-    List(Database),
+    List(Connection),
     /// Look a file of prices over, without a database.
     Check {
         /// YAML file.
@@ -42,21 +43,8 @@ enum Command {
         /// YAML file.
         file: PathBuf,
         #[command(flatten)]
-        database: Database,
+        database: Connection,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct Database {
-    /// postgres://user:password@host:5432/database?sslmode=require
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
-    database_url: String,
 }
 
 /// Does what is asked, and says on standard output what that was.
@@ -68,7 +56,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 pub async fn tell(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
     match args.command {
         Command::List(database) => {
-            let ledger = Ledger::connect(&database.database_url)?;
+            let ledger = database.ledger().await?;
             let prices = ledger.prices().await?;
             say(out, table(&prices))?;
             let unpriced = ledger.unpriced_models().await?;
@@ -87,7 +75,7 @@ pub async fn tell(args: Args, out: &mut (dyn Write + Send)) -> Result<(), Error>
         }
         Command::Load { file, database } => {
             let prices = read_file(&file)?;
-            let ledger = Ledger::connect(&database.database_url)?;
+            let ledger = database.ledger().await?;
             let loaded = ledger.load_prices(&prices).await?;
             say(
                 out,
