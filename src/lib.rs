@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod api;
 pub mod controller;
+pub mod delivery;
 pub mod git;
 pub mod ids;
 pub mod install;

@@ -58,6 +58,9 @@ pub mod conditions {
     pub const ACCEPTED: &str = "Accepted";
     /// The run holds its workspace.
     pub const WORKSPACE_READY: &str = "WorkspaceReady";
+    /// The run's commits are on the branch that they were to be pushed to; absent where no push
+    /// was wanted.
+    pub const DELIVERED: &str = "Delivered";
     /// The final row is in the ledger.
     pub const RECORDED: &str = "Recorded";
 }
@@ -119,7 +122,11 @@ pub mod reasons {
     pub const PORT_TAKEN: &str = "PortTaken";
     /// `limits.timeout` passed.
     pub const TIMEOUT: &str = "Timeout";
-    /// The task was done, but the branch could not be pushed.
+    /// Of the condition Delivered: the branch points at the final commit.
+    pub const PUSHED: &str = "Pushed";
+    /// The task was done, but the branch holds commits that the run has not built upon.
+    pub const PUSH_CONFLICT: &str = "PushConflict";
+    /// The task was done, but the branch could not be pushed for another reason.
     pub const PUSH_FAILED: &str = "PushFailed";
     /// The pod was lost more often than is allowed.
     pub const LOST_TOO_OFTEN: &str = "LostTooOften";

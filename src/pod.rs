@@ -140,6 +140,9 @@ pub struct PushAssignment {
     pub always: bool,
     /// Name of the remote branch, without `refs/heads/`.
     pub branch: String,
+    /// Protected branches that may be pushed to all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_protected: Vec<String>,
 }
 
 /// The CLI's options of an [`Assignment`].

@@ -399,6 +399,9 @@ pub struct Changes {
     /// The remote branch that now points at `final_commit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed: Option<String>,
+    /// Why the push that was wanted did not come about: one of [`crate::names::reasons`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undelivered: Option<String>,
     /// All of it, cut to [`crate::report::LEDGER_BYTES`]: in the event only, where there is room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stats: Option<Box<Report>>,

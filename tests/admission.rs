@@ -96,7 +96,7 @@ async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
             "depth": 50,
             "caBundle": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
             "author": {"name": "Ada Lovelace (bot), Jr.", "email": "ada+bot@example.com"},
-            "push": {"when": "OnSuccess", "branch": "runledger/parser"}
+            "push": {"when": "OnSuccess", "branch": "runledger/{workflow}/{run}-{uid}"}
         },
         "workspace": {"name": "parser", "size": "500Mi", "storageClassName": "fast.example"},
         "agent": {"image": "registry.example.com/agent@sha256:abc", "model": "claude-sonnet-4-5[1m]",
@@ -115,6 +115,7 @@ async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
     api.create(&dry(), &run("full", full)).await.unwrap();
     for (n, with) in [
         json!({"repository": {"url": "http://[::1]:3000/a.git"}}),
+        json!({"repository": {"url": "https://git.example.com/a", "push": {"when": "Always", "branch": "release/1", "allowProtected": ["main", "release/1"]}}}),
         json!({"repository": {"url": "https://git.example.com/a", "branch": "0123456789abcdef0123456789abcdef01234567"}}),
         json!({"repository": {"url": "https://git.example.com/%7Eme/a..b.git"}}),
         json!({"repository": {"url": "https://git.example.com/@scope/a"}}),
@@ -234,6 +235,18 @@ async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
         (push("Master"), "spec.repository.push.branch: name another"),
         (
             push("release/1.0"),
+            "spec.repository.push.branch: name another",
+        ),
+        (
+            push("a/{ran}"),
+            "spec.repository.push.branch: write no other",
+        ),
+        (
+            push("a/{run"),
+            "spec.repository.push.branch: write no other",
+        ),
+        (
+            json!({"repository": {"url": "https://git.example.com/a", "push": {"when": "Always", "branch": "main", "allowProtected": ["master"]}}}),
             "spec.repository.push.branch: name another",
         ),
         (push("+a:b"), "spec.repository.push.branch: write"),

@@ -64,16 +64,21 @@ pub struct Author {
 /// Delivery of a run's commits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::push_has_branch())]
+#[x_kube(validation = rules::push_has_branch(), validation = rules::unprotected())]
 pub struct Push {
     /// When to push.
     #[serde(default)]
     pub when: PushWhen,
-    /// Remote branch that the final commit is pushed to, fast-forward only.
+    /// Remote branch that the final commit is pushed to, fast-forward only. `{run}`, `{uid}`,
+    /// `{namespace}`, `{session}` and `{workflow}` in it stand for the run's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 244))]
-    #[x_kube(validation = rules::branch("spec.repository.push.branch"), validation = rules::unprotected())]
+    #[x_kube(validation = rules::branch("spec.repository.push.branch"), validation = rules::placeholders())]
     pub branch: Option<String>,
+    /// main, master and release/… are refused, but for those that are named here, in full.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 244)))]
+    pub allow_protected: Vec<String>,
 }
 
 /// When to push.

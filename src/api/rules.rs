@@ -112,12 +112,24 @@ pub(super) fn author(field: &str, what: &str) -> Rule {
     )
 }
 
-/// Branches that others build on are not for an agent to push to.
+/// Branches that others build on are not for an agent to push to, unless somebody says so.
 pub(super) fn unprotected() -> Rule {
     rule(
-        "!(self.lowerAscii() in ['main', 'master']) && !self.lowerAscii().startsWith('release/')",
+        "!has(self.branch) || !(self.branch.lowerAscii() in ['main', 'master', 'release'] || \
+         self.branch.lowerAscii().startsWith('release/')) || \
+         (has(self.allowProtected) && self.branch in self.allowProtected)",
         "spec.repository.push.branch: name another branch than main, master or release/…, \
-         e.g. runledger/my-change, and merge from there",
+         e.g. runledger/{run}, and merge from there; or name this one in \
+         spec.repository.push.allowProtected too",
+    )
+}
+
+/// A template's placeholders are known.
+pub(super) fn placeholders() -> Rule {
+    rule(
+        "self.matches('^([^{}]|[{](run|uid|namespace|session|workflow)[}])*$')",
+        "spec.repository.push.branch: write no other placeholders than {run}, {uid}, {namespace}, \
+         {session} and {workflow}",
     )
 }
 

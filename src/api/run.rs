@@ -288,7 +288,7 @@ pub struct WorkflowRunStatus {
     /// Why it is there, in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Accepted, WorkspaceReady, Ready, Reconciling, Stalled, Recorded.
+    /// Accepted, WorkspaceReady, Ready, Reconciling, Stalled, Delivered, Recorded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

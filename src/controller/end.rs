@@ -336,6 +336,10 @@ fn bounded_changes(changes: Changes) -> Changes {
         added: changes.added.min(LARGEST),
         removed: changes.removed.min(LARGEST),
         pushed: changes.pushed.map(|branch| cut(&branch, 255)),
+        undelivered: changes.undelivered.map(|why| match why.as_str() {
+            reasons::PUSH_CONFLICT => why,
+            _ => reasons::PUSH_FAILED.to_owned(),
+        }),
         stats: None,
     }
 }

@@ -1,6 +1,7 @@
 //! The ledger's record of a run, made from the run and its status alone: what can be written late
 //! is what the status still says. Pure.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -8,6 +9,7 @@ use crate::api::WorkflowRun;
 use crate::api::run::{UsageStatus, WorkflowRunStatus};
 use crate::ids;
 use crate::ledger::records::RunRecord;
+use crate::names::conditions;
 use crate::wire::{Changes, EarlierAttempt, Tokens, Usage};
 
 use super::{naming, status, validate};
@@ -83,6 +85,7 @@ pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRec
             added: git.added,
             removed: git.removed,
             pushed: git.pushed.clone(),
+            undelivered: undelivered(status),
             stats: None,
         }),
         transcript_missing_from: status.transcript_missing_from,
@@ -116,6 +119,13 @@ fn settings(run: &WorkflowRun, status: &WorkflowRunStatus) -> Map<String, Value>
         settings.insert("timeout".to_owned(), json!(timeout));
     }
     settings
+}
+
+/// Why the push that was wanted did not come about, as the status has it.
+fn undelivered(status: &WorkflowRunStatus) -> Option<String> {
+    let is_it = |c: &&Condition| c.type_ == conditions::DELIVERED && c.status == "False";
+    let condition = status.conditions.iter().find(is_it)?;
+    Some(condition.reason.clone())
 }
 
 fn usage(usage: &UsageStatus) -> Usage {

@@ -191,8 +191,26 @@ pub(super) fn ended(
         &verdict.message,
         now,
     );
+    deliver(&mut status, run, verdict, now);
     record(&mut status, run, recorded, now);
     status
+}
+
+/// Says whether the commits are where they were to be pushed; nothing where no push was wanted.
+fn deliver(status: &mut WorkflowRunStatus, run: &WorkflowRun, verdict: &Verdict, now: Timestamp) {
+    let Some(git) = verdict.termination.as_deref().and_then(|t| t.git.as_ref()) else {
+        return;
+    };
+    let (delivered, reason, message) = match (&git.pushed, &git.undelivered) {
+        (Some(branch), _) => {
+            let message = format!("Branch {branch} is at {}.", git.final_commit);
+            (true, reasons::PUSHED, message)
+        }
+        (None, Some(why)) => (false, why.as_str(), verdict.message.clone()),
+        (None, None) => return,
+    };
+    let kind = conditions::DELIVERED;
+    set(status, run, kind, delivered, reason, &message, now);
 }
 
 /// The final row of a run that has ended before is in the ledger.

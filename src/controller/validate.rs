@@ -8,7 +8,8 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::api::WorkflowRun;
-use crate::api::repository::{Author, PushWhen, Repository};
+use crate::api::repository::{Author, Push, PushWhen, Repository};
+use crate::delivery::{self, Placeholders};
 use crate::ids;
 use crate::pod::{AgentAssignment, PushAssignment, RepositoryAssignment};
 
@@ -139,7 +140,14 @@ pub(super) fn resolve(run: &WorkflowRun, config: &Config) -> Result<Resolved, Ve
         }
     };
     let repository = spec.repository.as_ref().and_then(|repository| {
-        repository_of(repository)
+        let with = Placeholders {
+            run: &name,
+            uid: run.metadata.uid.as_deref().unwrap_or_default(),
+            namespace: &namespace,
+            session: &session_name(run),
+            workflow: &spec.workflow_name,
+        };
+        repository_of(repository, &with)
             .map_err(|error| errors.push(error))
             .ok()
     });
@@ -216,7 +224,10 @@ pub(super) fn resolve(run: &WorkflowRun, config: &Config) -> Result<Resolved, Ve
     })
 }
 
-fn repository_of(repository: &Repository) -> Result<RepositoryAssignment, String> {
+fn repository_of(
+    repository: &Repository,
+    with: &Placeholders<'_>,
+) -> Result<RepositoryAssignment, String> {
     let wrong = |why: &str| format!("spec.repository.url: {why}");
     let url = Url::parse(&repository.url).map_err(|error| wrong(&error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -232,9 +243,9 @@ fn repository_of(repository: &Repository) -> Result<RepositoryAssignment, String
         Some(push) if push.when == PushWhen::Never => None,
         Some(push) => Some(PushAssignment {
             always: push.when == PushWhen::Always,
-            branch: push.branch.clone().ok_or_else(|| {
-                "spec.repository.push.branch: name the branch to push to".to_owned()
-            })?,
+            branch: branch_of(push, with)
+                .map_err(|why| format!("spec.repository.push.branch: {why}"))?,
+            allow_protected: push.allow_protected.clone(),
         }),
     };
     Ok(RepositoryAssignment {
@@ -245,6 +256,18 @@ fn repository_of(repository: &Repository) -> Result<RepositoryAssignment, String
         has_secret: repository.secret_name.is_some(),
         push,
     })
+}
+
+/// What admission can't judge: a template is a branch only once it is this run's.
+fn branch_of(push: &Push, with: &Placeholders<'_>) -> Result<String, String> {
+    let template = push.branch.as_deref().ok_or("name the branch to push to")?;
+    let branch = delivery::branch(template, with)?;
+    if delivery::is_protected(&branch, &push.allow_protected) {
+        return Err(format!(
+            "{branch} is protected; name another branch, or this one in spec.repository.push.allowProtected"
+        ));
+    }
+    Ok(branch)
 }
 
 /// Seconds of a duration like `2h30m`, from one second to seven days.

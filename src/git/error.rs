@@ -26,6 +26,8 @@ pub(super) enum Kind {
     HostNotAllowed,
     /// The remote, or we, refused the push.
     Push,
+    /// The remote's branch has moved on.
+    Conflict,
     /// The caller said stop.
     Cancelled,
 }
@@ -66,6 +68,7 @@ impl Error {
             Kind::Checkout | Kind::Cancelled => reasons::CHECKOUT_FAILED,
             Kind::HostNotAllowed => reasons::HOST_NOT_ALLOWED,
             Kind::Push => reasons::PUSH_FAILED,
+            Kind::Conflict => reasons::PUSH_CONFLICT,
         }
     }
 

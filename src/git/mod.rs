@@ -63,6 +63,25 @@ impl fmt::Debug for Access {
     }
 }
 
+/// The remote branch that a commit is pushed to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Its name.
+    pub branch: &'a str,
+    /// Protected branches that may be pushed to all the same.
+    pub allowed: &'a [String],
+}
+
+/// No protected one.
+impl<'a> From<&'a str> for Target<'a> {
+    fn from(branch: &'a str) -> Self {
+        Self {
+            branch,
+            allowed: &[],
+        }
+    }
+}
+
 /// What is to be checked out.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -146,15 +165,15 @@ pub fn changes(
     survey::of_workspace(place, url, initial, head)
 }
 
-/// Points the remote's `branch` at `commit`, fast-forward only, and makes it if there is none.
+/// Points the remote's branch at `commit`, fast-forward only, and makes it if there is none.
 /// Pushing what is there already is success.
-pub fn push(
+pub fn push<'t>(
     place: &Place,
     url: &Url,
     commit: &str,
-    branch: &str,
+    target: impl Into<Target<'t>>,
     access: &Access,
 ) -> Result<(), Error> {
     runtime::prepare()?;
-    push::push(place, url, commit, branch, access)
+    push::push(place, url, commit, target.into(), access)
 }

@@ -8,7 +8,8 @@ use url::Url;
 use super::error::Kind;
 use super::remote::Host;
 use super::trusted::{self, is_branch_name, parse_id};
-use super::{Access, Error, Place};
+use super::{Access, Error, Place, Target};
+use crate::delivery;
 
 /// Where the commit is named for the push; libgit2 pushes refs, not commits.
 const SOURCE: &str = "refs/runledger/push";
@@ -18,10 +19,11 @@ pub(super) fn push(
     place: &Place,
     url: &Url,
     commit: &str,
-    branch: &str,
+    target: Target<'_>,
     access: &Access,
 ) -> Result<(), Error> {
-    may_be_pushed_to(branch)?;
+    may_be_pushed_to(target)?;
+    let branch = target.branch;
     let host = Host::new(url, access, None)?;
     let id = parse_id(commit)
         .ok_or_else(|| Error::push(format!("{commit:?} is not the full SHA-1 name of a commit")))?;
@@ -62,10 +64,13 @@ pub(super) fn push(
         .push(&[format!("{SOURCE}:{target}")], Some(&mut options));
     drop(options);
     match (done, answer.into_inner()) {
-        (Err(e), _) if e.code() == ErrorCode::NotFastForward => Err(Error::push(format!(
-            "branch {branch} of {} has moved on: it holds commits that this run has not built upon, and they are never overwritten",
-            host.url
-        ))),
+        (Err(e), _) if e.code() == ErrorCode::NotFastForward => Err(Error::new(
+            Kind::Conflict,
+            format!(
+                "branch {branch} of {} has moved on: it holds commits that this run has not built upon, and they are never overwritten",
+                host.url
+            ),
+        )),
         (Err(e), _) => Err(host.explain(&e, Kind::Push)),
         (Ok(()), Some(Ok(()))) => Ok(()),
         (Ok(()), Some(Err(word))) => Err(Error::push(format!(
@@ -81,16 +86,16 @@ pub(super) fn push(
 }
 
 /// Branches that others live by are refused here too, whatever the run's spec got past admission.
-fn may_be_pushed_to(branch: &str) -> Result<(), Error> {
-    let lower = branch.to_ascii_lowercase();
-    if !is_branch_name(branch) || lower.starts_with("refs/") {
+fn may_be_pushed_to(target: Target<'_>) -> Result<(), Error> {
+    let branch = target.branch;
+    if !is_branch_name(branch) || branch.to_ascii_lowercase().starts_with("refs/") {
         return Err(Error::push(format!(
             "repository.push.branch is {branch:?}, which is no name of a branch"
         )));
     }
-    if lower == "main" || lower == "master" || lower == "release" || lower.starts_with("release/") {
+    if delivery::is_protected(branch, target.allowed) {
         return Err(Error::push(format!(
-            "branch {branch} is protected and is not pushed to: name another in repository.push.branch"
+            "branch {branch} is protected and is not pushed to: name another in repository.push.branch, or this one in repository.push.allowProtected"
         )));
     }
     Ok(())
@@ -107,18 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn branches_that_others_live_by_and_no_names_at_all_are_refused() {
-        for branch in [
-            "main",
-            "master",
-            "Main",
-            "release/1.0",
-            "RELEASE/x",
-            "release",
-        ] {
-            let why = may_be_pushed_to(branch).unwrap_err().to_string();
-            assert!(why.contains("is protected"), "{why}");
-        }
+    fn protected_branches_and_no_names_at_all_are_refused() {
+        let why = may_be_pushed_to("main".into()).unwrap_err().to_string();
+        assert!(why.contains("is protected"), "{why}");
+        let allowed = ["main".to_owned()];
+        may_be_pushed_to(Target {
+            branch: "main",
+            allowed: &allowed,
+        })
+        .unwrap();
         for branch in [
             "",
             "-f",
@@ -132,11 +134,8 @@ mod tests {
             "x.lock",
             "a\n",
         ] {
-            let why = may_be_pushed_to(branch).unwrap_err().to_string();
+            let why = may_be_pushed_to(branch.into()).unwrap_err().to_string();
             assert!(why.contains("no name of a branch"), "{branch:?}: {why}");
-        }
-        for branch in ["agent/run-1", "fix", "mainly", "releases"] {
-            may_be_pushed_to(branch).unwrap();
         }
     }
 }

@@ -43,6 +43,7 @@ fn wire_changes(report: Report) -> Changes {
         added: report.committed.added_lines,
         removed: report.committed.removed_lines,
         pushed: None,
+        undelivered: None,
         stats: Some(Box::new(report.cut_to(LEDGER_BYTES))),
     }
 }

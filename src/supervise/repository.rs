@@ -5,13 +5,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::config::{self, Args};
 use super::{Error, Stop};
-use crate::git::{self, Access, CheckedOut, Head, Place, Wanted};
+use crate::git::{self, Access, CheckedOut, Head, Place, Target, Wanted};
 use crate::names::reasons;
-use crate::pod::{RepositoryAssignment, paths};
+use crate::pod::{PushAssignment, RepositoryAssignment, paths};
 use crate::wire::{Changes, Outcome};
 
 /// The repository of this run.
@@ -84,24 +84,69 @@ impl Repository {
         within(limit, work).await
     }
 
-    /// Pushes the final commit.
+    /// Pushes the final commit. A host that does not answer is asked again while there is time.
     pub(super) async fn push(
         &self,
         commit: String,
-        branch: String,
+        push: PushAssignment,
         limit: Duration,
-    ) -> Result<(), String> {
-        let this = self.clone();
-        let work = move || {
-            git::push(
-                &this.place,
-                &this.wanted.url,
-                &commit,
-                &branch,
-                &this.access,
-            )
-        };
-        within(limit, work).await
+    ) -> Result<(), Undelivered> {
+        let until = Instant::now() + limit;
+        let mut pause = Duration::from_secs(1);
+        loop {
+            let (this, commit, push) = (self.clone(), commit.clone(), push.clone());
+            let work = move || {
+                let target = Target {
+                    branch: &push.branch,
+                    allowed: &push.allow_protected,
+                };
+                let pushed =
+                    git::push(&this.place, &this.wanted.url, &commit, target, &this.access);
+                Ok(pushed.map_err(|error| (error.is_retryable(), Undelivered::from(&error))))
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            let (again, undelivered) = match within(left, work).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(failed)) => failed,
+                Err(message) => (false, Undelivered::other(message)),
+            };
+            if !again || Instant::now() + pause >= until {
+                return Err(undelivered);
+            }
+            tracing::warn!(why = undelivered.message, "the push is tried again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(30));
+        }
+    }
+}
+
+/// Why a push did not come about.
+#[derive(Debug)]
+pub(super) struct Undelivered {
+    /// `PushConflict` or `PushFailed`.
+    pub(super) reason: &'static str,
+    /// The cause.
+    pub(super) message: String,
+}
+
+impl Undelivered {
+    fn other(message: String) -> Self {
+        Self {
+            reason: reasons::PUSH_FAILED,
+            message,
+        }
+    }
+}
+
+impl From<&git::Error> for Undelivered {
+    fn from(error: &git::Error) -> Self {
+        match error.reason() {
+            reasons::PUSH_CONFLICT => Self {
+                reason: reasons::PUSH_CONFLICT,
+                message: sentence(error),
+            },
+            _ => Self::other(sentence(error)),
+        }
     }
 }
 

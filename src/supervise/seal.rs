@@ -10,7 +10,7 @@ use super::journal::Draft;
 use super::verdict::{self, Verdict};
 use super::work::Work;
 use crate::names::reasons;
-use crate::pod::RepositoryAssignment;
+use crate::pod::{PushAssignment, RepositoryAssignment};
 use crate::wire::{Changes, EventBody, Outcome, Termination};
 
 /// How long the seal may take, part by part.
@@ -143,15 +143,18 @@ impl Work {
                 return None;
             }
         };
-        if let Some((branch, commit)) = wanted_push(assigned, verdict).zip(head.commit) {
-            match repository.push(commit, branch.clone(), limits.git).await {
+        if let Some((push, commit)) = wanted_push(assigned, verdict).zip(head.commit) {
+            let branch = push.branch.clone();
+            match repository.push(commit, push, limits.git).await {
                 Ok(()) => changes.pushed = Some(branch),
-                Err(cause) => {
-                    tracing::error!(cause, branch, "the push failed");
+                Err(why) => {
+                    tracing::error!(cause = why.message, branch, "the push failed");
                     let message = format!(
-                        "The branch {branch} could not be pushed: {cause}; the commits are in the workspace."
+                        "The branch {branch} could not be pushed: {}; the commits are in the workspace.",
+                        why.message
                     );
-                    fail(verdict, reasons::PUSH_FAILED, &message);
+                    changes.undelivered = Some(why.reason.to_owned());
+                    fail(verdict, why.reason, &message);
                 }
             }
         }
@@ -180,10 +183,10 @@ fn is_unwritable(book: &Book) -> bool {
     matches!(book.given_up, Some(GivenUp::Unwritable { .. }))
 }
 
-fn wanted_push(assigned: &RepositoryAssignment, verdict: &Verdict) -> Option<String> {
+fn wanted_push(assigned: &RepositoryAssignment, verdict: &Verdict) -> Option<PushAssignment> {
     let push = assigned.push.as_ref()?;
     let wanted = push.always || verdict.outcome == Outcome::Completed;
-    wanted.then(|| push.branch.clone())
+    wanted.then(|| push.clone())
 }
 
 /// A run that was done fails; one that was not keeps its own reason.

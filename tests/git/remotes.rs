@@ -410,7 +410,7 @@ fn a_push_never_overwrites_and_tells_the_remotes_word() {
     let theirs = commit(&clone, "Theirs");
     git(&clone, &["push", "-q", "origin", "HEAD:shared"]);
     let error = push("shared").unwrap_err();
-    assert_eq!(error.reason(), reasons::PUSH_FAILED);
+    assert_eq!(error.reason(), reasons::PUSH_CONFLICT);
     assert!(error.to_string().contains("has moved on"), "{error}");
     let bare = lab.served().join("project.git");
     assert_eq!(git(&bare, &["rev-parse", "shared"]), theirs);
@@ -433,8 +433,15 @@ fn a_push_never_overwrites_and_tells_the_remotes_word() {
     assert_eq!(error.reason(), reasons::PUSH_FAILED);
     assert!(error.to_string().contains("hook declined"), "{error}");
 
+    std::fs::remove_file(&hook).unwrap();
     let error = push("main").unwrap_err();
     assert_eq!(error.reason(), reasons::PUSH_FAILED);
+    let allowed = git::Target {
+        branch: "main",
+        allowed: &["main".to_owned()],
+    };
+    git::push(&lab.place, &url, &mine, allowed, &Access::default()).unwrap();
+    assert_eq!(git(&bare, &["rev-parse", "main"]), mine);
     let unknown = "0123456789abcdef0123456789abcdef01234567";
     let error = git::push(&lab.place, &url, unknown, "x", &Access::default()).unwrap_err();
     assert_eq!(error.reason(), reasons::PUSH_FAILED);

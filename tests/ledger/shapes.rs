@@ -98,6 +98,7 @@ pub(crate) fn changes() -> Changes {
         added: 40,
         removed: 2,
         pushed: Some("work".to_owned()),
+        undelivered: None,
         stats: None,
     }
 }

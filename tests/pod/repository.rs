@@ -69,6 +69,7 @@ impl Remote {
             push: Some(PushAssignment {
                 always,
                 branch: "work/one".into(),
+                allow_protected: Vec::new(),
             }),
             ..RepositoryAssignment::new(self.server.url("project.git"))
         });
@@ -168,7 +169,7 @@ async fn work_that_cannot_be_pushed_fails_the_run_and_stays_in_the_workspace() {
     pod.write("go", "");
     let (code, termination) = pod.finish().await;
     assert_eq!((code, termination.outcome), (Some(1), Outcome::Failed));
-    assert_eq!(termination.reason, reasons::PUSH_FAILED);
+    assert_eq!(termination.reason, reasons::PUSH_CONFLICT);
     assert!(
         termination.message.contains("work/one"),
         "{}",
@@ -176,6 +177,7 @@ async fn work_that_cannot_be_pushed_fails_the_run_and_stays_in_the_workspace() {
     );
     let changes = termination.git.unwrap();
     assert_eq!((changes.commits, changes.pushed), (1, None));
+    assert_eq!(changes.undelivered.as_deref(), Some(reasons::PUSH_CONFLICT));
     let head = git(&pod.root.join("workspace"), &["rev-parse", "HEAD"]);
     assert_eq!(changes.final_commit, head);
 }

@@ -259,6 +259,16 @@ fn a_bad_spec_fails_with_a_sentence_that_names_the_field() {
             "spec.repository.url",
         ),
         (
+            json!({"repository": {"url": "https://example.com/a",
+                "push": {"when": "Always", "branch": "release/{session}"}}}),
+            "spec.repository.push.branch: release/",
+        ),
+        (
+            json!({"repository": {"url": "https://example.com/a",
+                "push": {"when": "Always", "branch": "a/{session}"}}, "session": {"name": "a.lock"}}),
+            "spec.repository.push.branch: a/{session} makes a/a.lock",
+        ),
+        (
             json!({"podTemplate": {"labels": {"a b": "c"}}}),
             "spec.podTemplate.labels",
         ),

@@ -252,6 +252,7 @@ fn termination(outcome: Outcome, reason: &str) -> Termination {
             added: 40,
             removed: 2,
             pushed: None,
+            undelivered: None,
             stats: None,
         }),
         sequence: 9,

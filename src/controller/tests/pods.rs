@@ -123,7 +123,7 @@ fn the_assignment_is_what_the_supervisor_reads() {
     let run = run(json!({"spec": {
         "limits": {"timeout": "1h30m"},
         "agent": {"model": "sonnet", "maxTurns": 3},
-        "repository": {"url": "https://git.example.com/a", "push": {"when": "Always", "branch": "x"}},
+        "repository": {"url": "https://git.example.com/a", "push": {"when": "Always", "branch": "x/{namespace}/{workflow}"}},
     }}));
     let pod = pod_of(&run, Some("workspace-hello"));
     let annotations = pod.metadata.annotations.as_ref().unwrap();
@@ -136,7 +136,12 @@ fn the_assignment_is_what_the_supervisor_reads() {
     assert_eq!(assignment.run_id.to_string(), UID);
     assert_eq!(assignment.agent.max_turns, Some(3));
     assert_eq!(assignment.server.ca, "CA");
-    assert!(assignment.repository.unwrap().push.unwrap().always);
+    let push = assignment.repository.unwrap().push.unwrap();
+    assert!(push.always);
+    assert_eq!(
+        push.branch,
+        format!("x/{}/{}", assignment.namespace, assignment.workflow_name)
+    );
     assert_eq!(annotations[annotations::TASK], "Say hello.");
     assert_eq!(pod.metadata.name.as_deref(), Some("hello-2"));
     assert_eq!(

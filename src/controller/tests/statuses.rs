@@ -1,5 +1,7 @@
 //! The figures of a status: exact, and no attempt counted twice.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use super::*;
 use crate::api::run::Phase;
 use crate::controller::end::Verdict;
@@ -122,5 +124,35 @@ fn a_run_in_the_ledger_has_its_workspace_session_and_task() {
     assert_eq!(
         status.session_id.unwrap(),
         crate::ids::session("runs", "parser").to_string()
+    );
+}
+
+#[test]
+fn a_push_that_was_wanted_is_told_in_a_condition_of_its_own() {
+    let delivered = |pushed: Option<&str>, undelivered: Option<&str>| {
+        let mut said = termination(Outcome::Completed, reasons::COMPLETED);
+        let git = said.git.as_mut().unwrap();
+        git.pushed = pushed.map(str::to_owned);
+        git.undelivered = undelivered.map(str::to_owned);
+        let run = working(json!({}));
+        let status = ended(&run, said);
+        let of = |c: &&Condition| c.type_ == crate::names::conditions::DELIVERED;
+        let told = status.conditions.iter().find(of).cloned();
+        let row = record::of(&run, &status).unwrap().changes.unwrap();
+        assert_eq!(row.undelivered.as_deref(), undelivered);
+        told.map(|c| (c.status, c.reason, c.message))
+    };
+    let told = |status: &str, reason: &str, message: &str| {
+        Some((status.to_owned(), reason.to_owned(), message.to_owned()))
+    };
+    assert_eq!(delivered(None, None), None);
+    let at = format!("Branch x is at {}.", "b".repeat(40));
+    assert_eq!(
+        delivered(Some("x"), None),
+        told("True", reasons::PUSHED, &at)
+    );
+    assert_eq!(
+        delivered(None, Some(reasons::PUSH_CONFLICT)),
+        told("False", reasons::PUSH_CONFLICT, "Done.")
     );
 }
