@@ -26,7 +26,10 @@ sqlx: ## Write .sqlx/ anew, after a change to a query or a migration
 	@tests/sqlx
 
 bench-controller: ## Measure the controller beside Kubernetes' own for Jobs (N=1000: so many of each)
-	@tests/bench/run $(N)
+	@tests/bench/run bench-controller $(N)
+
+bench-ledger: ## Measure the ledger beside bare Postgres (SCALE=10: ten million runs)
+	@tests/bench/run bench-ledger $(SCALE)
 
 demo: ## Watch three runs go through a Kubernetes (RUN=my-run.yaml: apply that one)
 	@tests/demo/up $(if $(RUN),"$(RUN)")
@@ -34,4 +37,4 @@ demo: ## Watch three runs go through a Kubernetes (RUN=my-run.yaml: apply that o
 demo-down: ## Take the demo away
 	@tests/demo/down
 
-.PHONY: help preflight test sqlx generated bench-controller cluster-up cluster-down demo demo-down
+.PHONY: help preflight test sqlx generated bench-controller bench-ledger cluster-up cluster-down demo demo-down

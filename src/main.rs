@@ -22,6 +22,8 @@ enum Command {
     Rollups(runledger::ledger::rollup::Args),
     /// Show, check or load what models cost.
     Prices(runledger::ledger::prices::command::Args),
+    /// Remove from the ledger what is older than you want to keep it.
+    Prune(runledger::ledger::prune::Args),
     /// Print the CustomResourceDefinitions.
     Crds(runledger::api::definitions::Args),
     /// Reconcile WorkflowRuns and Workspaces.
@@ -45,6 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(within_runtime(runledger::ledger::rollup::run(args))?.into());
         }
         Command::Prices(args) => within_runtime(runledger::ledger::prices::command::run(args))?,
+        Command::Prune(args) => within_runtime(runledger::ledger::prune::run(args))?,
         Command::Crds(args) => runledger::api::definitions::run(&args)?,
         Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,

@@ -15,6 +15,8 @@ mod forward;
 mod migrate;
 #[path = "ledger/outage.rs"]
 mod outage;
+#[path = "ledger/prune.rs"]
+mod prune;
 #[path = "ledger/random.rs"]
 mod random;
 #[path = "ledger/report.rs"]

@@ -16,6 +16,7 @@ pub mod migrate;
 mod mirror;
 mod pool;
 pub mod prices;
+pub mod prune;
 pub mod records;
 pub mod report;
 pub mod rollup;

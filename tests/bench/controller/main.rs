@@ -17,6 +17,8 @@ mod audit;
 mod cluster;
 mod kinds;
 mod ledger;
+#[path = "../machine.rs"]
+mod machine;
 mod measure;
 mod process;
 mod report;
@@ -67,7 +69,7 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
     let began = Instant::now();
     let say = |what: &str| eprintln!("[{:3.0} s] {what}", began.elapsed().as_secs_f64());
     say("a cluster and a Postgres are brought up");
-    let machine = report::machine(root).await?;
+    let machine = machine::line(root)?;
     let ledger = Ledger::start(root).await?;
     let cluster = Cluster::up(root, name).await?;
     let kubeconfig = cluster.install().await?;

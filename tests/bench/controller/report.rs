@@ -1,14 +1,9 @@
 //! What is printed: the table, and what it was measured on, to be quoted together.
 
 use std::fmt;
-use std::path::Path;
-
-use anyhow::{Context, Result};
-use tokio::process::Command;
 
 use crate::kinds::Kind;
 use crate::measure::{CREATORS, Measured};
-use crate::process::output;
 
 /// All that was measured.
 pub(crate) struct Report {
@@ -30,48 +25,6 @@ pub(crate) struct Runs {
     pub(crate) writes: f64,
     /// The most of them for one run.
     pub(crate) most_writes: usize,
-}
-
-/// The machine, the date and the commit.
-pub(crate) async fn machine(root: &Path) -> Result<String> {
-    let read = |file: &str| std::fs::read_to_string(file).with_context(|| file.to_owned());
-    let cpus = read("/proc/cpuinfo")?;
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.map_or("unknown CPU", |line| {
-        line.trim_start_matches([' ', '\t', ':'])
-    });
-    let cores = std::thread::available_parallelism()?;
-    let memory = read("/proc/meminfo")?;
-    let memory: f64 = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|line| line.split_whitespace().next())
-        .context("/proc/meminfo")?
-        .parse()?;
-    let kernel = read("/proc/sys/kernel/osrelease")?;
-    let load = read("/proc/loadavg")?;
-    let load = load.split(' ').next().unwrap_or_default();
-    let git = |arguments: &[&str]| {
-        let mut git = Command::new("git");
-        git.current_dir(root).args(arguments);
-        git
-    };
-    let commit = output(&mut git(&["rev-parse", "--short", "HEAD"])).await?;
-    let changed = !output(&mut git(&["status", "--porcelain", "--untracked-files=no"]))
-        .await?
-        .is_empty();
-    Ok(format!(
-        "{}, commit {}{}; {cores} cores ({model}), {:.0} GiB, Linux {}, load {load} before the start",
-        jiff::Zoned::now()
-            .with_time_zone(jiff::tz::TimeZone::UTC)
-            .strftime("%Y-%m-%d %H:%M UTC"),
-        commit.trim(),
-        if changed { " with changes" } else { "" },
-        memory / f64::from(1 << 20),
-        kernel.trim(),
-    ))
 }
 
 /// The value below which that part of them lies, in milliseconds.

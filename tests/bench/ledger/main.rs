@@ -1,0 +1,68 @@
+//! What the ledger costs, beside what Postgres itself costs on the same server in the same run. Nothing
+//! about time is asserted.
+//!
+//! `make bench-ledger [SCALE=1]` runs it, with SCALE million runs and ten times as many messages (ten
+//! million at most). It stands on a Postgres of its own, and leaves nothing behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
+
+mod events;
+mod fill;
+#[path = "../machine.rs"]
+mod machine;
+mod reads;
+mod server;
+mod table;
+mod upserts;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use fill::Size;
+use server::Server;
+use table::Table;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let scale = std::env::args()
+        .nth(1)
+        .map_or(Ok(1.0), |scale| scale.parse());
+    let scale: f64 = scale.context("usage: bench-ledger [SCALE]")?;
+    ensure!(
+        (0.001..=100.0).contains(&scale),
+        "SCALE is from 0.001 to 100"
+    );
+    bench(Path::new(env!("CARGO_MANIFEST_DIR")), Size::of(scale)).await
+}
+
+async fn bench(root: &Path, size: Size) -> Result<()> {
+    let began = Instant::now();
+    let say = |what: &str| eprintln!("[{:3.0} s] {what}", began.elapsed().as_secs_f64());
+    let mut table = Table::new(machine::line(root)?, size);
+    say("a Postgres is brought up");
+    let server = Server::start(root).await?;
+    table.postgres = server.version().await?;
+
+    say("events and messages");
+    events::measure(&server, &mut table).await?;
+    say(&format!(
+        "{} runs and {} messages are made",
+        size.runs, size.messages
+    ));
+    fill::fill(&server, size).await?;
+    say("reads");
+    reads::measure(&server, size, &mut table).await?;
+    say("status upserts");
+    upserts::measure(&server, &mut table).await?;
+    say("done");
+    println!("{table}");
+    Ok(())
+}
