@@ -16,3 +16,8 @@ pub fn session(namespace: &str, name: &str) -> Uuid {
 pub fn message(run: Uuid, key: &str) -> Uuid {
     Uuid::new_v5(&run, format!("message/{key}").as_bytes())
 }
+
+/// Id of the row of a run of the earlier system, whose `run_id` could be any text.
+pub fn legacy_run(run_id: &str) -> Uuid {
+    Uuid::new_v5(&RUNLEDGER, format!("legacy/{run_id}").as_bytes())
+}

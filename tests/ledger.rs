@@ -11,6 +11,8 @@ mod cost;
 mod database;
 #[path = "ledger/forward.rs"]
 mod forward;
+#[path = "ledger/import.rs"]
+mod import;
 #[path = "ledger/migrate.rs"]
 mod migrate;
 #[path = "ledger/outage.rs"]

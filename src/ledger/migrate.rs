@@ -14,12 +14,13 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::Instant;
 
+use super::legacy;
 use super::pool::options;
 use hand::Hand;
 use statements::Column;
@@ -51,15 +52,26 @@ pub struct Args {
         env = "DATABASE_URL",
         hide_env_values = true,
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        global = true
     )]
     pub database_url: String,
     /// Seconds to wait for Postgres to answer.
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = 120, global = true)]
     pub wait: u64,
     /// Print what would be done, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// What to do once the ledger is up to date.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What comes from the earlier system.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Make runs of the earlier system's process rows, session metadata and log files.
+    ImportLegacy(legacy::ImportArgs),
 }
 
 /// Why the migrations were not applied.
@@ -117,6 +129,12 @@ pub enum Error {
          them, run migrate, and make them again"
     )]
     Views(String),
+    /// The import or the removal of the earlier system's rows ended early.
+    #[error(transparent)]
+    Legacy(#[from] legacy::Error),
+    /// The migrations come first.
+    #[error("the ledger is not up to date: run runledger migrate first")]
+    Behind,
     /// A migration failed; nothing of it stays.
     #[error("a migration failed and was rolled back")]
     Failed(#[source] MigrateError),
@@ -130,7 +148,47 @@ pub enum Error {
 
 /// Applies what is missing, and says on standard output what that was.
 pub async fn run(args: Args) -> Result<(), Error> {
-    migrate(&args, &mut std::io::stdout()).await
+    let out = &mut std::io::stdout();
+    match &args.command {
+        None => migrate(&args, out).await,
+        Some(Command::ImportLegacy(import)) => import_legacy(&args, import, out).await.map(drop),
+    }
+}
+
+/// `runledger migrate import-legacy`, with its progress lines and its report written to `out`.
+pub async fn import_legacy(
+    args: &Args,
+    import: &legacy::ImportArgs,
+    out: &mut (dyn Write + Send),
+) -> Result<legacy::Report, Error> {
+    let mut ledger = up_to_date(args, out).await?;
+    let source = import.from.as_ref().unwrap_or(&args.database_url);
+    let source = options(source)?.disable_statement_logging();
+    let from = [
+        reach(&source, args.wait, out).await?,
+        reach(&source, args.wait, out).await?,
+    ];
+    let report = legacy::import(import, &mut ledger, from, out).await?;
+    write!(out, "{report}").map_err(Error::Output)?;
+    Ok(report)
+}
+
+/// The ledger's database, locked, once it is certain that nothing is left to apply.
+async fn up_to_date(args: &Args, out: &mut (dyn Write + Send)) -> Result<PgConnection, Error> {
+    let options = options(&args.database_url)?.disable_statement_logging();
+    let mut connection = reach(&options, args.wait, out).await?;
+    check(&mut connection).await?;
+    let before = applied(&mut connection).await?;
+    if MIGRATIONS.iter().any(|m| !before.contains(&m.version)) {
+        return Err(Error::Behind);
+    }
+    let mut hand = Hand {
+        connection: &mut connection,
+        out,
+        dry: false,
+    };
+    lock(&mut hand).await?;
+    Ok(connection)
 }
 
 /// As [`run`], with its progress lines written to `out`.

@@ -11,6 +11,7 @@ pub mod connection;
 mod effects;
 mod error;
 mod figures;
+pub mod legacy;
 mod lookup;
 pub mod migrate;
 mod mirror;

@@ -15,6 +15,7 @@ async fn told(url: &str, dry_run: bool) -> Result<String, Error> {
         database_url: url.to_owned(),
         wait: 30,
         dry_run,
+        ..Args::default()
     };
     migrate(&args, &mut out)
         .await
