@@ -65,6 +65,11 @@ pub(crate) async fn empty() -> String {
     create("").await
 }
 
+/// A database like that of this name.
+pub(crate) async fn copy_of(name: &str) -> String {
+    create(&format!("TEMPLATE {name}")).await
+}
+
 /// A database with the migrations applied.
 pub(crate) async fn migrated() -> Database {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();

@@ -100,12 +100,185 @@ async fn a_hundred_thousand_rows_become_runs_as_the_table_says() {
         .await,
         "0"
     );
-    let rows = "SELECT md5(string_agg(to_jsonb(r)::text, '' ORDER BY run_id)) FROM workflow_runs r";
-    let before = one(&pool, rows).await;
-    let (again, _) = import(&url, ImportArgs::default()).await.unwrap();
-    assert_eq!(one(&pool, rows).await, before);
+}
+
+/// Everything but when it was written.
+const ALL: &str = "SELECT md5(string_agg((to_jsonb(r) - 'updated_at')::text, '' ORDER BY run_id)) FROM workflow_runs r";
+
+#[tokio::test]
+async fn an_import_that_is_repeated_changes_nothing_and_says_so() {
+    let (url, pool) = earlier("repeat", 2_000).await;
+    up(&url).await;
+    let (first, _) = import(&url, ImportArgs::default()).await.unwrap();
+    let before = one(&pool, ALL).await;
+    let (again, out) = import(&url, ImportArgs::default()).await.unwrap();
+    assert_eq!(one(&pool, ALL).await, before);
     for source in [SESSIONS, PROCESSES] {
-        let count = again.of(source);
-        assert_eq!((count.imported, count.skipped), (0, 0), "{source}");
+        let (first, again) = (first.of(source), again.of(source));
+        assert_eq!((again.imported, again.skipped), (0, 0), "{out}");
+        assert_eq!(again.read, first.read);
     }
+}
+
+#[tokio::test]
+async fn an_import_that_dies_after_any_batch_goes_on_where_it_was() {
+    let (url, pool) = earlier("death", 6_000).await;
+    up(&url).await;
+    let (whole, wanted) = (earlier_copy(&url).await, ALL);
+    import(&whole.0, ImportArgs::default()).await.unwrap();
+    run(
+        &pool,
+        "CREATE SEQUENCE killer_count; CREATE TABLE killer (n bigint); INSERT INTO killer VALUES (0);
+         CREATE FUNCTION killer() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+             IF nextval('killer_count') = (SELECT n FROM killer) THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER killer AFTER INSERT ON workflow_runs FOR EACH STATEMENT EXECUTE FUNCTION killer()",
+    )
+    .await;
+    let mut deaths = 0;
+    loop {
+        run(&pool, &format!("UPDATE killer SET n = {}; SELECT setval('killer_count', 1, false)", 1 + deaths % 2)).await;
+        match import(&url, ImportArgs::default()).await {
+            Ok(_) => break,
+            Err(Error::Legacy(_)) => deaths += 1,
+            Err(other) => panic!("{other:?}"),
+        }
+        if deaths > 12 {
+            run(&pool, "DROP TRIGGER killer ON workflow_runs").await;
+        }
+    }
+    assert!(deaths > 2, "{deaths}");
+    assert_eq!(one(&pool, wanted).await, one(&whole.1, wanted).await);
+}
+
+/// A database like that one.
+async fn earlier_copy(url: &str) -> (String, PgPool) {
+    let name = url.rsplit_once('/').unwrap().1;
+    let copy = crate::database::copy_of(name).await;
+    let pool = PgPool::connect(&copy).await.unwrap();
+    (copy, pool)
+}
+
+#[tokio::test]
+async fn rows_as_text_in_another_database_make_the_same_runs() {
+    let (from, native) = earlier("text", 3_000).await;
+    run(&native, "CREATE SCHEMA old; CREATE TABLE old.sessions AS SELECT * FROM sessions;
+                  CREATE TABLE old.workflow_processes AS SELECT * FROM workflow_processes").await;
+    run(&native, AS_TEXT).await;
+    let odd = "INSERT INTO sessions (id, name, metadata, created_at, updated_at) VALUES
+        ('50000000-0000-4000-8000-000000000001', 'nul', '{\"agent_type\": \"claude-code\", \"run_id\": \"run-nul\",
+           \"final_result\": \"a\\u0000b\", \"run_status\": \"completed\"}', 'yesterday', '2025-01-01T00:00:00'),
+        ('50000000-0000-4000-8000-000000000002', 'broken', '{''agent_type'': ''claude-code''}', '', '')";
+    run(&native, odd).await;
+    let url = empty().await;
+    up(&url).await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    let args = ImportArgs {
+        from: Some(from.clone()),
+        ..ImportArgs::default()
+    };
+    let (report, out) = import(&url, args).await.unwrap();
+    assert_eq!(report.of(SESSIONS).skipped, 1, "{out}");
+    assert!(out.contains("metadata is not a JSON object (for example session:50000000-0000-4000-8000-000000000002)"), "{out}");
+    assert_eq!(
+        one(&pool, "SELECT format('%s %s %s %s', result, status, created_at > now() - interval '1 hour', metadata -> 'legacy' - 'read')
+                    FROM workflow_runs WHERE run_id = 'run-nul'").await,
+        "a\u{fffd}b completed t {\"altered\": true, \"agent_type\": \"claude-code\", \"unreadable\": {\"created_at\": \"yesterday\"}}"
+    );
+    bring(&native, &pool).await;
+    as_expected(&pool).await;
+}
+
+/// Puts the native rows beside the ledger, for comparison only.
+async fn bring(from: &PgPool, to: &PgPool) {
+    run(to, "CREATE SCHEMA old").await;
+    for table in ["sessions", "workflow_processes"] {
+        run(to, &format!("CREATE TABLE old.{table} (LIKE public.sessions)").replace("old.workflow_processes (LIKE public.sessions)",
+            "old.workflow_processes (run_id text, pid int, status text, workflow_name text, session_id text, user_id text,
+             started_at timestamptz, last_heartbeat timestamptz, workspace_path text, process_info jsonb,
+             created_at timestamptz, updated_at timestamptz)")).await;
+        let rows = one(from, &format!("SELECT jsonb_agg(t) FROM old.{table} t")).await;
+        sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO old.{table} SELECT * FROM jsonb_populate_recordset(NULL::old.{table}, $1::jsonb)"
+        )))
+        .bind(serde_json::from_str::<serde_json::Value>(&rows).unwrap())
+        .execute(to)
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn log_files_add_what_tables_lack_and_make_runs_of_their_own() {
+    let url = empty().await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    run(&pool, TABLES).await;
+    run(&pool, "CREATE TABLE workflow_processes (run_id varchar(255) PRIMARY KEY, status text, workflow_name text,
+                    started_at timestamptz, last_heartbeat timestamptz, updated_at timestamptz);
+                INSERT INTO workflow_processes VALUES ('p1', 'running', 'builder', '2025-06-01 00:00Z', '2025-06-01 00:01Z', '2025-06-01 00:01Z');
+                UPDATE sessions SET metadata = '{\"agent_type\": \"claude-code\", \"run_id\": \"s1\", \"workflow_name\": \"surgeon\",
+                    \"claude_session_id\": \"c-1\", \"run_status\": \"completed\"}' WHERE name = 'talk 3' AND id::text LIKE '%3'").await;
+    up(&url).await;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "run_p1.log",
+        "{\"timestamp\": \"2025-06-01T00:00:01\", \"run_id\": \"p1\", \"event_type\": \"workflow_started\", \"data\": {\"request\": {\"message\": \"From the log\"}}}\n\
+         not json\n\n\
+         {\"timestamp\": \"2025-06-01T00:00:02\", \"run_id\": \"p1\", \"event_type\": \"tool_failed\", \"data\": {\"error\": \"of a tool\"}}\n\
+         {\"timestamp\": \"2025-06-01T00:05:00\", \"run_id\": \"p1\", \"event_type\": \"workflow_completed\", \"data\": {\"input_tokens\": 12}}\n",
+    );
+    write(
+        "surgeon_c-1.log",
+        "{\"timestamp\": \"2025-06-02T00:00:00Z\", \"run_id\": \"s1\", \"event_type\": \"run_result\", \"data\": {\"total_cost_usd\": 0.25}}\n",
+    );
+    write(
+        "run_only-log.log",
+        "{\"timestamp\": \"2025-06-03T00:00:00Z\", \"event_type\": \"run_killed\", \"data\": {}}\n",
+    );
+    write("reviewer_c-9.log", "nothing\n");
+    std::os::unix::fs::symlink("/etc/passwd", dir.path().join("run_link.log")).unwrap();
+    let args = ImportArgs {
+        logs: Some(dir.path().to_owned()),
+        ..ImportArgs::default()
+    };
+    let (report, out) = import(&url, args.clone()).await.unwrap();
+    let logs = report.of(LOGS);
+    assert_eq!((logs.read, logs.imported, logs.merged, logs.skipped), (5, 1, 2, 2), "{out}");
+    assert!(out.contains("note: 2 lines of log files were no entries"), "{out}");
+    let told = one(
+        &pool,
+        "SELECT string_agg(format('%s %s %s %s %s %s', run_id, status, task_input, input_tokens, cost_estimate, duration_seconds), '; ' ORDER BY run_id)
+         FROM workflow_runs",
+    )
+    .await;
+    assert_eq!(
+        told,
+        "only-log killed (the task is not known yet) 0  0; p1 completed From the log 12  300; s1 completed (the task is not known yet) 0 0.250000 "
+    );
+    let before = one(&pool, ALL).await;
+    let (again, _) = import(&url, args).await.unwrap();
+    assert_eq!(again.of(LOGS).imported + again.of(LOGS).merged, 0);
+    assert_eq!(one(&pool, ALL).await, before);
+}
+
+#[tokio::test]
+async fn what_is_missing_is_told_before_anything_is_read() {
+    let url = empty().await;
+    let behind = import(&url, ImportArgs::default()).await.unwrap_err();
+    assert!(matches!(behind, Error::Behind), "{behind}");
+    up(&url).await;
+    let args = ImportArgs {
+        logs: Some("/nowhere/at/all".into()),
+        ..ImportArgs::default()
+    };
+    let error = import(&url, args).await.unwrap_err();
+    assert_eq!(error.to_string(), "folder /nowhere/at/all can't be listed");
+    let args = ImportArgs {
+        from: Some("postgres://u:hunter2@h".to_owned()),
+        ..ImportArgs::default()
+    };
+    let error = import(&url, args).await.unwrap_err().to_string();
+    assert!(error.contains("it names no database") && !error.contains("hunter2"), "{error}");
 }
