@@ -9,6 +9,8 @@ mod batches;
 mod cost;
 #[path = "ledger/database.rs"]
 mod database;
+#[path = "ledger/drop.rs"]
+mod drop;
 #[path = "ledger/forward.rs"]
 mod forward;
 #[path = "ledger/import.rs"]

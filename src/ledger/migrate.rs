@@ -4,7 +4,7 @@
 //!
 //! It leaves to `legacy` what is read from tables that go.
 
-mod hand;
+pub(super) mod hand;
 mod online;
 mod retype;
 mod shape;
@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long, default_value_t = 120, global = true)]
     pub wait: u64,
     /// Print what would be done, and do nothing.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub dry_run: bool,
     /// What to do once the ledger is up to date.
     #[command(subcommand)]
@@ -72,6 +72,8 @@ pub struct Args {
 pub enum Command {
     /// Make runs of the earlier system's process rows, session metadata and log files.
     ImportLegacy(legacy::ImportArgs),
+    /// Remove what was imported: workflow_processes, and the facts of runs in sessions' metadata.
+    DropLegacy(legacy::DropArgs),
 }
 
 /// Why the migrations were not applied.
@@ -132,6 +134,9 @@ pub enum Error {
     /// The import or the removal of the earlier system's rows ended early.
     #[error(transparent)]
     Legacy(#[from] legacy::Error),
+    /// Something would be lost, or would break.
+    #[error("nothing was removed; in the way:\n- {0}")]
+    InTheWay(String),
     /// The migrations come first.
     #[error("the ledger is not up to date: run runledger migrate first")]
     Behind,
@@ -152,7 +157,19 @@ pub async fn run(args: Args) -> Result<(), Error> {
     match &args.command {
         None => migrate(&args, out).await,
         Some(Command::ImportLegacy(import)) => import_legacy(&args, import, out).await.map(drop),
+        Some(Command::DropLegacy(_)) => drop_legacy(&args, out).await,
     }
+}
+
+/// `runledger migrate drop-legacy`, with its progress lines written to `out`.
+pub async fn drop_legacy(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+    let mut connection = up_to_date(args, out).await?;
+    let mut hand = Hand {
+        connection: &mut connection,
+        out,
+        dry: args.dry_run,
+    };
+    legacy::remove(&mut hand).await
 }
 
 /// `runledger migrate import-legacy`, with its progress lines and its report written to `out`.
@@ -168,7 +185,14 @@ pub async fn import_legacy(
         reach(&source, args.wait, out).await?,
         reach(&source, args.wait, out).await?,
     ];
-    let report = legacy::import(import, &mut ledger, from, out).await?;
+    let report = legacy::import(import, &mut ledger, from, args.dry_run, out).await?;
+    if args.dry_run {
+        writeln!(
+            out,
+            "a dry run: nothing was written; an import would do this"
+        )
+        .map_err(Error::Output)?;
+    }
     write!(out, "{report}").map_err(Error::Output)?;
     Ok(report)
 }

@@ -8,6 +8,7 @@
 
 mod facts;
 mod logs;
+mod remove;
 mod report;
 mod source;
 mod values;
@@ -21,6 +22,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 
+pub use remove::DropArgs;
+pub(super) use remove::run as remove;
 pub use report::{Count, Report};
 
 use facts::Facts;
@@ -77,6 +80,7 @@ pub(super) async fn import(
     args: &ImportArgs,
     ledger: &mut PgConnection,
     from: [PgConnection; 2],
+    dry: bool,
     out: &mut (dyn Write + Send),
 ) -> Result<Report, Error> {
     let [stream, lookup] = from;
@@ -87,6 +91,7 @@ pub(super) async fn import(
         now: Timestamp::now(),
         batch: Batch::default(),
         report: Report::default(),
+        dry,
         out,
     };
     if let Some(logs) = &import.logs {
@@ -115,6 +120,7 @@ struct Import<'a> {
     now: Timestamp,
     batch: Batch,
     report: Report,
+    dry: bool,
     out: &'a mut (dyn Write + Send),
 }
 
@@ -206,7 +212,7 @@ impl Import<'_> {
             }
         }
         self.batch
-            .write(self.ledger, self.now, &mut self.report)
+            .write(self.ledger, self.dry, self.now, &mut self.report)
             .await
     }
 
@@ -245,12 +251,12 @@ impl Import<'_> {
             }
             if self.batch.is_full() {
                 self.batch
-                    .write(self.ledger, self.now, &mut self.report)
+                    .write(self.ledger, self.dry, self.now, &mut self.report)
                     .await?;
             }
         }
         self.batch
-            .write(self.ledger, self.now, &mut self.report)
+            .write(self.ledger, self.dry, self.now, &mut self.report)
             .await?;
         self.report.turn_is_over(LOGS);
         Ok(())

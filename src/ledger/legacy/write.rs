@@ -88,10 +88,11 @@ impl Batch {
         self.runs.iter_mut()
     }
 
-    /// Writes what is not there yet, and begins anew.
+    /// Writes what is not there yet (or, in a dry run, only finds out), and begins anew.
     pub(super) async fn write(
         &mut self,
         ledger: &mut PgConnection,
+        dry: bool,
         now: Timestamp,
         report: &mut Report,
     ) -> Result<(), Error> {
@@ -140,11 +141,16 @@ impl Batch {
         if rows.is_empty() {
             return Ok(());
         }
-        let new = match upsert(ledger, rows.clone()).await {
-            Err(Error::Ledger(error)) if is_refusal(&error) => {
-                one_by_one(ledger, rows, &mut sources, report).await?
+        let new = if dry {
+            let ids = sources.keys().filter(|run_id| !there.contains_key(*run_id));
+            ids.cloned().collect()
+        } else {
+            match upsert(ledger, rows.clone()).await {
+                Err(Error::Ledger(error)) if is_refusal(&error) => {
+                    one_by_one(ledger, rows, &mut sources, report).await?
+                }
+                other => other?,
             }
-            other => other?,
         };
         for (run_id, source) in sources {
             let count = report.count(source);

@@ -12,24 +12,24 @@ use super::Error;
 /// Longest wait for a lock: whoever comes after us waits behind us that long.
 const LOCK: &str = "SET lock_timeout = '2s'";
 /// Tries to get a lock, and the pause between two.
-pub(super) const TRIES: u32 = 60;
+pub(in crate::ledger) const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// What does the work, or tells it.
-pub(super) struct Hand<'a> {
-    pub(super) connection: &'a mut PgConnection,
-    pub(super) out: &'a mut (dyn Write + Send),
-    pub(super) dry: bool,
+pub(in crate::ledger) struct Hand<'a> {
+    pub(in crate::ledger) connection: &'a mut PgConnection,
+    pub(in crate::ledger) out: &'a mut (dyn Write + Send),
+    pub(in crate::ledger) dry: bool,
 }
 
 impl Hand<'_> {
-    pub(super) fn say(&mut self, line: &str) -> Result<(), Error> {
+    pub(in crate::ledger) fn say(&mut self, line: &str) -> Result<(), Error> {
         writeln!(self.out, "{line}").map_err(Error::Output)
     }
 
     /// Runs one script of statements (one transaction, unless it is a single statement that has none)
     /// and says what that was.
-    pub(super) async fn act(&mut self, what: &str, sql: &str) -> Result<(), Error> {
+    pub(in crate::ledger) async fn act(&mut self, what: &str, sql: &str) -> Result<(), Error> {
         if self.dry {
             self.say(&format!("would {what}:"))?;
             return self.show(sql);
@@ -39,7 +39,7 @@ impl Hand<'_> {
     }
 
     /// As [`Self::act`], saying nothing.
-    pub(super) async fn quietly(&mut self, sql: &str) -> Result<(), Error> {
+    pub(in crate::ledger) async fn quietly(&mut self, sql: &str) -> Result<(), Error> {
         self.raw(LOCK).await?;
         let mut tries = 0;
         loop {
@@ -57,7 +57,11 @@ impl Hand<'_> {
     }
 
     /// Runs a statement that waits for others without holding them up.
-    pub(super) async fn patiently(&mut self, what: &str, sql: &str) -> Result<(), Error> {
+    pub(in crate::ledger) async fn patiently(
+        &mut self,
+        what: &str,
+        sql: &str,
+    ) -> Result<(), Error> {
         if self.dry {
             self.say(&format!("would {what}:"))?;
             return self.show(sql);
@@ -75,7 +79,7 @@ impl Hand<'_> {
     }
 
     /// As it is.
-    pub(super) async fn raw(&mut self, sql: &str) -> Result<(), Error> {
+    pub(in crate::ledger) async fn raw(&mut self, sql: &str) -> Result<(), Error> {
         self.connection
             .execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())))
             .await
@@ -85,7 +89,7 @@ impl Hand<'_> {
 
     /// Goes through a table in the order of its ids, a batch in a transaction of its own, so that no
     /// lock is held for long. `change` is an UPDATE of `batch`'s rows.
-    pub(super) async fn batches(
+    pub(in crate::ledger) async fn batches(
         &mut self,
         what: &str,
         table: &str,
@@ -130,7 +134,7 @@ impl Hand<'_> {
 const BATCH: u64 = 5_000;
 
 /// Whether somebody else held a lock for too long.
-pub(super) fn is_lock(error: &sqlx::Error) -> bool {
+pub(in crate::ledger) fn is_lock(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|e| e.code());
     matches!(code.as_deref(), Some("55P03" | "40P01"))
 }
