@@ -192,7 +192,7 @@ async fn rows_as_text_in_another_database_make_the_same_runs() {
     assert_eq!(
         one(&pool, "SELECT format('%s %s %s %s', result, status, created_at > now() - interval '1 hour', (metadata -> 'legacy') - 'read')
                     FROM workflow_runs WHERE run_id = 'run-nul'").await,
-        "a\u{fffd}b completed t {\"altered\": true, \"agent_type\": \"claude-code\", \"unreadable\": {\"created_at\": \"yesterday\"}}"
+        "a\u{fffd}b completed t {\"altered\": true, \"agent_type\": \"claude-code\", \"session_id\": \"50000000-0000-4000-8000-000000000001\", \"unreadable\": {\"created_at\": \"yesterday\"}}"
     );
     bring(&native, &pool).await;
     as_expected(&pool).await;
