@@ -79,10 +79,6 @@ impl<'s> Attributes<'s> {
         }
     }
 
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the worktree is not looked at yet")
-    )]
     /// What happens to a path's line ends on their way into the repository.
     pub(super) fn line_ends(&self, path: &[u8]) -> LineEnds {
         let text = match self.value(path, b"text") {

@@ -20,7 +20,10 @@ pub(super) fn count(
 ) -> Result<Lines, Error> {
     for change in &mut changes {
         for side in [&mut change.old, &mut change.new].into_iter().flatten() {
-            if side.is_regular() {
+            if side.on_disk && side.id.is_zero() {
+                // It can't be read at all.
+                side.is_text = Some(false);
+            } else if side.is_regular() {
                 side.is_text = attributes.is_text(&side.path);
             }
         }

@@ -6,20 +6,27 @@
 //! Every function here blocks: call it from a blocking thread.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use url::Url;
 
+use crate::report::Report;
 use crate::wire;
 
 mod attributes;
 mod changes;
 mod checkout;
+pub mod command;
 mod content;
+mod differences;
 mod error;
 mod handover;
 mod history;
+mod ignore;
+mod index_file;
+mod inspect;
+mod line_ends;
 mod lines;
 mod notes;
 mod objects;
@@ -34,9 +41,12 @@ mod survey;
 mod take_over;
 mod tree_diff;
 mod trusted;
+mod uncommitted;
 mod volume;
 mod wildmatch;
+mod worktree;
 
+pub use differences::{DIFFERENCES, Difference};
 pub use error::Error;
 
 /// What opens a remote repository.
@@ -163,6 +173,13 @@ pub fn changes(
 ) -> Result<wire::Changes, Error> {
     runtime::prepare()?;
     survey::of_workspace(place, url, initial, head)
+}
+
+/// What changed since a commit in any repository on disk, and what of it is not committed. Nothing of
+/// its configuration is read, nothing in it is run.
+pub fn inspect(path: &Path, since: &str) -> Result<Report, Error> {
+    runtime::prepare()?;
+    inspect::inspect(path, since)
 }
 
 /// Points the remote's branch at `commit`, fast-forward only, and makes it if there is none.

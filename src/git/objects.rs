@@ -33,7 +33,6 @@ impl<'r> Objects<'r> {
         Ok(Self(odb))
     }
 
-    #[expect(dead_code, reason = "no other repository is looked at yet")]
     /// Those in a folder `objects`, and nothing of the repository around it.
     pub(super) fn on_disk(folder: &Path) -> Result<Self, Error> {
         let path = folder.to_str().ok_or_else(|| {
@@ -91,7 +90,6 @@ impl<'r> Objects<'r> {
             .ok_or_else(|| Error::checkout(format!("commit {id} is malformed")))
     }
 
-    #[expect(dead_code, reason = "no other repository is looked at yet")]
     /// A tag's target, or the object itself: the commit that a name stands for.
     pub(super) fn peel(&self, id: Oid) -> Result<Oid, Error> {
         let mut id = id;
@@ -115,7 +113,6 @@ impl<'r> Objects<'r> {
         )))
     }
 
-    #[expect(dead_code, reason = "no other repository is looked at yet")]
     /// The object whose name begins like this.
     pub(super) fn by_prefix(&self, prefix: &str) -> Option<Oid> {
         let mut whole = prefix.to_owned();
@@ -344,7 +341,7 @@ mod tests {
         for bad in [
             &b"100644"[..],
             b"100644 a",
-            b"100644 a\0123",
+            b"100644 a\x00123",
             b"9 a\0aaaaaaaaaaaaaaaaaaaa",
             b"100644 \0aaaaaaaaaaaaaaaaaaaa",
         ] {

@@ -1,4 +1,4 @@
-//! A whole [`Report`]: commits, files and lines between two commits.
+//! A whole [`Report`]: commits, files and lines between two commits, and what is not committed.
 
 use git2::Oid;
 use url::Url;
@@ -9,6 +9,8 @@ use super::history::{self, Boundary};
 use super::objects::Objects;
 use super::record::shown;
 use super::trusted::{self, commit_id};
+use super::uncommitted::{self, Ground};
+use super::volume::{Folder, Found};
 use super::{Error, Head, Place, changes, tree_diff};
 use crate::report::{CommitLine, LEDGER_BYTES, Lines, Report};
 use crate::wire::Changes;
@@ -28,7 +30,39 @@ pub(super) fn of_workspace(
     let mut report = between(&objects, initial, last.or(initial), &Boundary::new(), None)?;
     report.repository = Some(shown(url));
     report.branch.clone_from(&head.branch);
+    match folders(place) {
+        Ok((git, work)) => {
+            let ground = Ground {
+                objects: &objects,
+                git: &git,
+                common: &git,
+                work: &work,
+            };
+            add_uncommitted(&mut report, Some(&ground), last);
+        }
+        Err(why) => report.uncommitted_unknown = Some(why.to_string()),
+    }
     Ok(wire_changes(report))
+}
+
+/// The agent's `.git` and its worktree.
+fn folders(place: &Place) -> Result<(Folder, Folder), Error> {
+    let unreadable = |e: std::io::Error| Error::file("open the workspace", &e);
+    let work = Folder::open(&place.worktree).map_err(unreadable)?;
+    match work.folder(".git").map_err(unreadable)? {
+        Found::Here(git) => Ok((git, work)),
+        Found::Absent | Found::Odd => Err(Error::checkout("the workspace has no .git")),
+    }
+}
+
+/// Looks at the worktree, if there is one. That it can't be read is told, and no error: what is
+/// committed counts all the same.
+pub(super) fn add_uncommitted(report: &mut Report, ground: Option<&Ground<'_>>, head: Option<Oid>) {
+    match ground.map(|ground| uncommitted::look(ground, head)) {
+        Some(Ok(uncommitted)) => report.uncommitted = Some(uncommitted),
+        Some(Err(why)) => report.uncommitted_unknown = Some(why.to_string()),
+        None => {}
+    }
 }
 
 fn wire_changes(report: Report) -> Changes {

@@ -60,6 +60,43 @@ pub(super) fn diff(
     Ok(walk.changes)
 }
 
+/// Every file of a tree, in the order of whole paths.
+pub(super) fn files(
+    objects: &Objects<'_>,
+    tree: Oid,
+    take: &mut dyn FnMut(&[u8], u32, Oid),
+) -> Result<(), Error> {
+    let mut folders = 0;
+    enter(objects, tree, &mut Vec::new(), (0, &mut folders), take)
+}
+
+fn enter(
+    objects: &Objects<'_>,
+    tree: Oid,
+    path: &mut Vec<u8>,
+    (depth, folders): (usize, &mut usize),
+    take: &mut dyn FnMut(&[u8], u32, Oid),
+) -> Result<(), Error> {
+    *folders += 1;
+    if depth == MAX_DEPTH || *folders > MAX_FILES {
+        return Err(Error::checkout(
+            "a commit has more folders than a worktree could hold",
+        ));
+    }
+    for entry in objects.tree(tree)?.entries()? {
+        let length = path.len();
+        path.extend_from_slice(entry.name);
+        if entry.is_folder() {
+            path.push(b'/');
+            enter(objects, entry.id(), path, (depth + 1, folders), take)?;
+        } else {
+            take(path, entry.mode, entry.id());
+        }
+        path.truncate(length);
+    }
+    Ok(())
+}
+
 struct Walk<'a, 'r> {
     objects: &'a Objects<'r>,
     changes: Vec<Change>,

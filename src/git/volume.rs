@@ -1,17 +1,16 @@
 //! Reading what a hostile hand has laid out: each step is opened relative to the folder before it,
 //! never through a symlink, never waiting on a FIFO, and only regular files are read, up to a bound.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use nix::dir::Dir;
+use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
 
 /// What a name turned out to be.
 #[derive(Debug)]
@@ -54,14 +53,14 @@ impl Folder {
     }
 
     /// The folder of this name, one step down.
-    pub(super) fn folder(&self, name: &str) -> io::Result<Found<Folder>> {
-        Ok(self.step(name, OFlag::O_DIRECTORY)?.map(Folder))
+    pub(super) fn folder(&self, name: impl AsRef<[u8]>) -> io::Result<Found<Folder>> {
+        Ok(self.step(name.as_ref(), OFlag::O_DIRECTORY)?.map(Folder))
     }
 
     /// The regular file of this name, one step down.
-    pub(super) fn file(&self, name: &str) -> io::Result<Found<File>> {
+    pub(super) fn file(&self, name: impl AsRef<[u8]>) -> io::Result<Found<File>> {
         // Without O_NONBLOCK the open of a FIFO would wait for a writer.
-        let file = match self.step(name, OFlag::O_NONBLOCK)?.map(File::from) {
+        let file = match self.step(name.as_ref(), OFlag::O_NONBLOCK)?.map(File::from) {
             Found::Here(file) => file,
             Found::Absent => return Ok(Found::Absent),
             Found::Odd => return Ok(Found::Odd),
@@ -73,8 +72,8 @@ impl Folder {
         })
     }
 
-    fn step(&self, name: &str, extra: OFlag) -> io::Result<Found<OwnedFd>> {
-        if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+    fn step(&self, name: &[u8], extra: OFlag) -> io::Result<Found<OwnedFd>> {
+        if !is_step(name) {
             return Ok(Found::Odd);
         }
         let flags =
@@ -96,14 +95,44 @@ impl Folder {
         }
     }
 
-    /// The names in this folder, but for `.`, `..` and those that are not UTF-8; no more than `most`.
-    pub(super) fn names(&self, most: usize) -> io::Result<Vec<String>> {
+    /// The folder at the end of a path of such steps.
+    pub(super) fn descend(&self, path: &[u8]) -> io::Result<Found<Folder>> {
+        let mut here = Folder(self.0.try_clone()?);
+        for step in path.split(|&b| b == b'/').filter(|step| !step.is_empty()) {
+            match here.folder(step)? {
+                Found::Here(next) => here = next,
+                other => return Ok(other),
+            }
+        }
+        Ok(Found::Here(here))
+    }
+
+    /// What a name of this folder is, itself and not what it points to; nothing where it is not there.
+    pub(super) fn look(&self, name: &[u8]) -> io::Result<Option<FileStat>> {
+        if !is_step(name) {
+            return Ok(None);
+        }
+        match fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ENAMETOOLONG) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Where the symlink of this name leads, as text.
+    pub(super) fn link(&self, name: &[u8]) -> io::Result<Vec<u8>> {
+        Ok(readlinkat(&self.0, name)?.into_vec())
+    }
+
+    /// Every name in this folder with its kind, but for `.` and `..`; no more than `most`.
+    pub(super) fn list(&self, most: usize) -> io::Result<Vec<(Vec<u8>, Option<Type>)>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut dir = Dir::openat(&self.0, ".", flags, Mode::empty())?;
         let mut names = Vec::new();
         for entry in dir.iter() {
-            let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
-            if name == "." || name == ".." {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
                 continue;
             }
             if names.len() == most {
@@ -111,10 +140,23 @@ impl Folder {
                     "a folder holds more than {most} names"
                 )));
             }
-            names.extend(name.into_string().ok());
+            names.push((name.to_vec(), entry.file_type()));
         }
         Ok(names)
     }
+
+    /// The names in this folder, but for `.`, `..` and those that are not UTF-8; no more than `most`.
+    pub(super) fn names(&self, most: usize) -> io::Result<Vec<String>> {
+        let names = self.list(most)?.into_iter();
+        Ok(names
+            .filter_map(|(name, _)| String::from_utf8(name).ok())
+            .collect())
+    }
+}
+
+/// Whether a name is one step down, and nowhere else.
+fn is_step(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }
 
 /// The whole of a file, or nothing if it is longer than `most`.

@@ -5,71 +5,25 @@ use std::path::Path;
 
 use runledger::git;
 
+use crate::dice::Dice;
 use crate::lab::*;
 
-/// splitmix64: small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn text(&mut self) -> String {
-        let words = [
-            "fn",
-            "let",
-            "}",
-            "",
-            "// why",
-            "return x;",
-            "match",
-            "	tab",
-            "änder",
-        ];
-        (0..self.below(60))
-            .map(|_| format!("{} {}\n", words[self.below(words.len())], self.below(30)))
-            .collect()
-    }
-
-    fn content(&mut self) -> Vec<u8> {
-        match self.below(12) {
-            0 => Vec::new(),
-            1 => (0..self.below(300))
-                .map(|_| self.next() as u8)
-                .chain([0])
-                .collect(),
-            2 => self.text().replace('\n', "\r\n").into_bytes(),
-            3 => "long line without end ".repeat(self.below(40)).into_bytes(),
-            _ => self.text().into_bytes(),
-        }
-    }
-
-    fn name(&mut self) -> String {
-        let dirs = ["", "src/", "src/a/", "docs/", "ü/", "deep/er/still/"];
-        let bases = [
-            "a.rs",
-            "b.rs",
-            "c.md",
-            "mod.rs",
-            "data.bin",
-            "x y",
-            "lock.json",
-        ];
-        format!(
-            "{}{}",
-            dirs[self.below(dirs.len())],
-            bases[self.below(bases.len())]
-        )
-    }
+fn any_name(dice: &mut Dice) -> String {
+    let dirs = ["", "src/", "src/a/", "docs/", "ü/", "deep/er/still/"];
+    let bases = [
+        "a.rs",
+        "b.rs",
+        "c.md",
+        "mod.rs",
+        "data.bin",
+        "x y",
+        "lock.json",
+    ];
+    format!(
+        "{}{}",
+        dirs[dice.below(dirs.len())],
+        bases[dice.below(bases.len())]
+    )
 }
 
 fn files(dir: &Path) -> Vec<String> {
@@ -100,7 +54,7 @@ fn change(dir: &Path, dice: &mut Dice) {
             write(dir, &name, edited);
         }
         (3..6, Some(name)) => {
-            let to = dice.name();
+            let to = any_name(dice);
             if !dir.join(&to).exists() {
                 std::fs::create_dir_all(dir.join(&to).parent().unwrap()).unwrap();
                 let _ = std::fs::rename(dir.join(&name), dir.join(&to));
@@ -112,7 +66,7 @@ fn change(dir: &Path, dice: &mut Dice) {
             std::os::unix::fs::symlink("a.rs", dir.join(&name)).unwrap();
         }
         (8, Some(name)) => {
-            let to = dice.name();
+            let to = any_name(dice);
             if !dir.join(&to).exists()
                 && let Ok(bytes) = std::fs::read(dir.join(name))
             {
@@ -120,7 +74,7 @@ fn change(dir: &Path, dice: &mut Dice) {
             }
         }
         _ => {
-            let name = dice.name();
+            let name = any_name(dice);
             let content = dice.content();
             let _ = std::fs::remove_file(dir.join(&name));
             write(dir, &name, content);
@@ -130,17 +84,13 @@ fn change(dir: &Path, dice: &mut Dice) {
 
 #[test]
 fn changes_are_counted_as_git_counts_them() {
-    let seed = match std::env::var("GIT_SEED") {
-        Ok(seed) => seed.parse().unwrap(),
-        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_secs(),
-    };
-    println!("GIT_SEED={seed}");
-    let mut dice = Dice(seed);
-    for round in 0..6 {
+    let mut dice = Dice::from_environment();
+    let seed = dice.seed();
+    for round in 0..3 {
         let lab = Lab::new();
         let clone = lab.remote("project.git");
         for _ in 0..15 {
-            let (name, content) = (dice.name(), dice.content());
+            let (name, content) = (any_name(&mut dice), dice.content());
             write(&clone, &name, content);
         }
         if round % 3 == 0 {
@@ -154,7 +104,7 @@ fn changes_are_counted_as_git_counts_them() {
         git(&clone, &["push", "-q", "origin", "HEAD:trunk"]);
         let url = lab.plain_server().url("project.git");
         let initial = lab.checkout(&url).initial_commit.unwrap();
-        for step in 0..6 {
+        for step in 0..5 {
             for _ in 0..dice.below(8) {
                 change(lab.work(), &mut dice);
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -128,6 +129,19 @@ pub(crate) fn git(dir: &Path, args: &[&str]) -> String {
         .to_owned()
 }
 
+/// Whether this machine's git looks at a last line without an end when it looks for renames, as it has
+/// done since 2.44, and as we do.
+pub(crate) fn scores_last_lines() -> bool {
+    static IT_DOES: OnceLock<bool> = OnceLock::new();
+    *IT_DOES.get_or_init(|| {
+        let version = git(Path::new("/"), &["version"]);
+        let mut numbers = version
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|part| part.parse::<u32>().ok());
+        (numbers.next().unwrap(), numbers.next().unwrap()) >= (2, 44)
+    })
+}
+
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new("git");
     command
@@ -178,9 +192,15 @@ pub(crate) fn numstat(dir: &Path, from: &str, to: &str) -> (u32, u64, u64) {
         })
 }
 
-/// Lines of `git diff --numstat -M`: path, lines added and removed (none of a binary file), and where
-/// it was renamed from.
-pub(crate) type Numstat = BTreeMap<Vec<u8>, (Option<(u64, u64)>, Option<Vec<u8>>)>;
+/// Lines of `git diff --numstat -M` by path: lines added and removed, and where it was renamed from.
+pub(crate) type Numstat = BTreeMap<String, String>;
+
+fn line(count: Option<(u64, u64)>, from: Option<String>) -> String {
+    let count = count.map_or("-".to_owned(), |(added, removed)| {
+        format!("+{added} -{removed}")
+    });
+    count + &from.map_or(String::new(), |from| format!(" from {from}"))
+}
 
 /// What `git diff --numstat -M -z` prints with these arguments.
 pub(crate) fn numstat_of(dir: &Path, args: &[&str]) -> Numstat {
@@ -200,13 +220,10 @@ pub(crate) fn numstat_of(dir: &Path, args: &[&str]) -> Numstat {
         let count = number().zip(number());
         let path = columns.next().unwrap();
         let (from, path) = match path.is_empty() {
-            true => (
-                Some(fields.next().unwrap().to_vec()),
-                fields.next().unwrap(),
-            ),
+            true => (Some(shown(fields.next().unwrap())), fields.next().unwrap()),
             false => (None, path),
         };
-        lines.insert(path.to_vec(), (count, from));
+        lines.insert(shown(path), line(count, from));
     }
     lines
 }
@@ -217,25 +234,31 @@ pub(crate) fn numstat_by_us(lines: &Lines) -> Numstat {
         .files
         .iter()
         .map(|file| {
-            let from = file.renamed_from.as_ref().map(bytes);
+            let from = file.renamed_from.as_ref().map(path);
             let count = file.added_lines.zip(file.removed_lines);
             assert_eq!(file.binary, count.is_none());
-            (bytes(&file.name), (count, from))
+            (path(&file.name), line(count, from))
         })
         .collect();
     assert_eq!(numstat.len() as u64, lines.files_changed);
     numstat
 }
 
-/// The bytes of a path.
-pub(crate) fn bytes(name: &PathName) -> Vec<u8> {
+/// The bytes of a path, readable and without loss.
+pub(crate) fn shown(path: &[u8]) -> String {
+    path.escape_ascii().to_string()
+}
+
+/// Our form of a path in the same form.
+pub(crate) fn path(name: &PathName) -> String {
     let Some(hex) = &name.path_hex else {
-        return name.path.clone().into_bytes();
+        return shown(name.path.as_bytes());
     };
-    (0..hex.len())
+    let bytes: Vec<u8> = (0..hex.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-        .collect()
+        .collect();
+    shown(&bytes)
 }
 
 /// Fails the test, rather than hanging it.

@@ -8,9 +8,12 @@
 )]
 
 mod checkouts;
+mod conformance;
+mod dice;
 mod histories;
 mod lab;
 mod planted;
 mod remotes;
 mod server;
+mod states;
 mod workspaces;
