@@ -6,6 +6,7 @@ pub mod api;
 pub mod controller;
 pub mod delivery;
 pub mod git;
+pub mod hosts;
 pub mod ids;
 pub mod install;
 pub mod ledger;

@@ -112,37 +112,24 @@ pub(super) fn git_secret(args: &Args, url: &Url) -> Result<Access, Stop> {
 }
 
 fn allow(url: &Url, hosts: &[String], field: &str, default: &str) -> Result<(), Stop> {
-    let host = url.host_str().unwrap_or_default();
-    let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
-    // As `git::Access` judges: without TLS the port must be named too.
-    let named = |name: &String| {
-        (url.scheme() == "https" && name.eq_ignore_ascii_case(host))
-            || name.eq_ignore_ascii_case(&with_port)
-    };
-    if hosts.iter().any(named) {
+    if crate::hosts::allow(hosts, url) {
         return Ok(());
     }
-    let wanted = if url.scheme() == "https" {
-        host
-    } else {
-        &with_port
-    };
+    let wanted = crate::hosts::wanted(url).unwrap_or_default();
     Err(Stop {
         // The Secret can be completed, and the run goes on.
         outcome: Outcome::Waiting,
         reason: reasons::HOST_NOT_ALLOWED,
         message: format!(
-            "The Secret of {field} may not be sent to {host}: its key `hosts` (default: {default}) \
+            "The Secret of {field} may not be sent to {wanted}: its key `hosts` (default: {default}) \
              does not name it. Add the key `hosts` with the value `{wanted}` to the Secret."
         ),
     })
 }
 
-/// The host names of a Secret's key `hosts`, separated by commas or white space.
+/// The names under a Secret's key `hosts`.
 fn hosts(folder: &Path) -> Option<Vec<String>> {
-    let text = secret(folder, "hosts")?;
-    let names = text.split(|c: char| c == ',' || c.is_whitespace());
-    Some(names.filter(|n| !n.is_empty()).map(str::to_owned).collect())
+    secret(folder, "hosts").map(|text| crate::hosts::parse(&text))
 }
 
 fn secret(folder: &Path, key: &str) -> Option<String> {
@@ -171,37 +158,15 @@ fn invalid(message: String) -> Stop {
 mod tests {
     use super::*;
 
-    fn url(text: &str) -> Url {
-        text.parse().unwrap()
-    }
-
     #[test]
-    fn a_secret_goes_to_no_host_that_it_does_not_name() {
-        let hosts = ["Git.example".to_owned(), "other.example:8443".to_owned()];
-        assert!(allow(&url("https://git.example/r.git"), &hosts, "f", "d").is_ok());
-        assert!(allow(&url("https://other.example:8443/r.git"), &hosts, "f", "d").is_ok());
-        for bad in [
-            "https://other.example/r",
-            "https://evil.git.example/",
-            "https://git.example.evil/",
-        ] {
-            let stop = allow(&url(bad), &hosts, "f", "d").unwrap_err();
-            assert_eq!(stop.reason, reasons::HOST_NOT_ALLOWED, "{bad}");
-        }
-    }
-
-    #[test]
-    fn hosts_are_separated_by_commas_or_white_space() {
+    fn a_secret_that_names_no_host_names_none_and_one_that_is_not_there_is_told() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(hosts(dir.path()), None);
-        fs::write(
-            dir.path().join("hosts"),
-            "a.example, b.example\nc.example\n",
-        )
-        .unwrap();
-        assert_eq!(
-            hosts(dir.path()).unwrap(),
-            ["a.example", "b.example", "c.example"]
-        );
+        fs::write(dir.path().join("hosts"), "git.example\n").unwrap();
+        assert_eq!(hosts(dir.path()).unwrap(), ["git.example"]);
+        let url = Url::parse("https://git.example:8443/r.git").unwrap();
+        let stop = allow(&url, &hosts(dir.path()).unwrap(), "f", "d").unwrap_err();
+        assert_eq!(stop.reason, reasons::HOST_NOT_ALLOWED);
+        assert!(stop.message.contains("`git.example:8443`"), "{stop}");
     }
 }

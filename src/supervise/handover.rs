@@ -175,7 +175,21 @@ fn is_handed_in(folder: &Path) -> bool {
         .all(|path| journal::close(&path).is_ok_and(|book| uplink::acked(&path) >= book.sequence))
 }
 
+/// Whether the folder holds a journal that was kept aside, and not for so long that nobody will ask.
+fn has_damaged(folder: &Path) -> bool {
+    let is_kept = |file: fs::DirEntry| {
+        let of_interest = |age: Duration| age <= GIVEN_UP_AFTER;
+        let modified = file.metadata().and_then(|metadata| metadata.modified());
+        file.path().extension().is_some_and(|e| e == "damaged")
+            && modified.is_ok_and(|at| at.elapsed().is_ok_and(of_interest))
+    };
+    fs::read_dir(folder).is_ok_and(|files| files.flatten().any(is_kept))
+}
+
 fn remove(folder: &Path) {
+    if has_damaged(folder) {
+        return;
+    }
     if let Err(error) = fs::remove_dir_all(folder) {
         tracing::warn!(folder = %folder.display(), %error, "old journals can't be removed");
     }
@@ -244,5 +258,17 @@ mod tests {
         let left = collect(dir.path(), Uuid::from_u128(2), 1).unwrap();
         assert!(left.others.is_empty());
         assert!(!run_folder(dir.path(), old).exists());
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_was_kept_aside_stays_though_the_server_has_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Uuid::from_u128(1);
+        let path = leave(dir.path(), old, 1).await;
+        fs::write(path.with_extension("acked"), "2").unwrap();
+        let copy = path.with_extension("1.damaged");
+        fs::write(&copy, "x").unwrap();
+        let left = collect(dir.path(), Uuid::from_u128(2), 1).unwrap();
+        assert!(left.others.is_empty() && copy.exists());
     }
 }

@@ -110,7 +110,7 @@ pub(crate) fn access(server: &Server) -> Access {
     Access {
         username: Some(USER.to_owned()),
         password: Some(PASSWORD.to_owned()),
-        hosts: vec!["127.0.0.1".to_owned()],
+        hosts: vec![server.address.to_string()],
         ca_files: vec![server.ca.clone()],
     }
 }

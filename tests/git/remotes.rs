@@ -169,6 +169,8 @@ fn a_password_is_not_sent_to_a_host_that_its_secret_does_not_name() {
         vec![],
         vec!["git.example.com".to_owned()],
         vec!["127.0.0.1:1".to_owned()],
+        // A bare name is the default port's.
+        vec!["127.0.0.1".to_owned()],
     ] {
         let access = Access {
             hosts,
@@ -181,7 +183,7 @@ fn a_password_is_not_sent_to_a_host_that_its_secret_does_not_name() {
         assert!(
             error
                 .to_string()
-                .contains("127.0.0.1 asks for the password"),
+                .contains(&format!("{} asks for the password", server.address)),
             "{error}"
         );
     }
@@ -215,7 +217,9 @@ fn a_redirect_to_another_host_is_not_followed() {
         },
     );
     let mut access = access(&server);
-    access.hosts.push("localhost".to_owned());
+    access
+        .hosts
+        .push(format!("localhost:{}", other.address.port()));
     let error = lab
         .try_checkout(&server.url("project.git"), None, &access)
         .unwrap_err();

@@ -145,17 +145,19 @@ async fn refused(change: impl FnOnce(&mut Pod)) -> runledger::wire::Termination 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_may_not_be_sent_to_the_models_host_is_not_sent() {
-    let termination =
-        refused(|pod| pod.write("etc/runledger/model/hosts", "api.anthropic.com")).await;
-    assert_eq!(
-        (termination.outcome, termination.reason.as_str()),
-        (Outcome::Waiting, reasons::HOST_NOT_ALLOWED)
-    );
-    assert!(
-        termination.message.contains("`hosts`"),
-        "{}",
-        termination.message
-    );
+    // The model's is at another port than https has.
+    for hosts in ["api.anthropic.com", "localhost"] {
+        let termination = refused(|pod| pod.write("etc/runledger/model/hosts", hosts)).await;
+        assert_eq!(
+            (termination.outcome, termination.reason.as_str()),
+            (Outcome::Waiting, reasons::HOST_NOT_ALLOWED)
+        );
+        let message = termination.message;
+        assert!(
+            message.contains("`hosts` with the value `localhost:"),
+            "{message}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -148,7 +148,8 @@ impl Pod {
         };
         pod.write("etc/runledger/assignment/task", task);
         pod.write("etc/runledger/model/ANTHROPIC_API_KEY", KEY);
-        pod.write("etc/runledger/model/hosts", "localhost");
+        let model = pod.assignment.model.url.port().unwrap();
+        pod.write("etc/runledger/model/hosts", &format!("localhost:{model}"));
         pod.write("var/run/secrets/runledger/token", TOKEN);
         pod.write("dev/termination-log", "");
         for folder in ["run/runledger", "workspace", "home/agent", "state"] {

@@ -61,7 +61,7 @@ impl Remote {
     fn give_to(&self, pod: &mut Pod, always: bool) {
         pod.write("etc/runledger/git/username", USER);
         pod.write("etc/runledger/git/password", PASSWORD);
-        pod.write("etc/runledger/git/hosts", "127.0.0.1");
+        pod.write("etc/runledger/git/hosts", &self.server.address.to_string());
         let ca = std::fs::read_to_string(&self.server.ca).unwrap();
         pod.write("etc/runledger/git/ca.crt", &ca);
         pod.repository(RepositoryAssignment {
@@ -206,6 +206,7 @@ async fn a_repository_that_does_not_answer_and_a_right_password_are_waited_for()
         .unwrap()
         .local_addr()
         .unwrap();
+    pod.write("etc/runledger/git/hosts", &nobody.to_string());
     pod.assign(|assignment| {
         let repository = assignment.repository.as_mut().unwrap();
         repository.url = format!("https://{nobody}/project.git").parse().unwrap();
