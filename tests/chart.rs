@@ -283,6 +283,31 @@ fn each_pod_has_a_network_policy_of_its_own() {
 }
 
 #[test]
+fn port_53_is_open_to_the_clusters_dns_and_to_nobody_else() {
+    let all = rendered();
+    let policies = of_kind(&all, &["NetworkPolicy"]);
+    assert!(policies.len() >= 5);
+    for policy in policies {
+        let rules = policy["spec"]["egress"].as_array().unwrap();
+        let mut to_dns = rules.iter().filter(|rule| {
+            let ports = rule["ports"].as_array().unwrap();
+            ports.iter().any(|port| port["port"] == 53)
+        });
+        let rule = to_dns.next().unwrap();
+        assert!(to_dns.next().is_none());
+        assert_eq!(
+            rule["to"],
+            json!([{
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+            }]),
+            "{}",
+            policy["metadata"]["name"]
+        );
+    }
+}
+
+#[test]
 fn a_runs_pod_reaches_dns_the_server_and_what_is_far_away() {
     let all = rendered();
     let spec = &named(&all, "NetworkPolicy", "runledger-runs")["spec"];

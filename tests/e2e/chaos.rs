@@ -128,6 +128,18 @@ async fn after(moment: Duration) {
     tokio::time::sleep(moment).await;
 }
 
+/// Waits until the ledger knows of a request that has not ended.
+async fn a_request_is_open(case: &Case, run: &Run) -> Result<()> {
+    eventually("a request is on its way", START, || async {
+        let events = ledger::events(&case.world.ledger, run.id()).await?;
+        let begun = ledger::of_kind(&events, "request_started").count();
+        let ended = ledger::of_kind(&events, "request_ended").count();
+        ensure!(begun > ended, "{begun} requests began and {ended} ended");
+        Ok(())
+    })
+    .await
+}
+
 pub(crate) async fn a_killed_supervisor_goes_on_where_it_was(case: Case) -> Result<()> {
     let space = case.space("chaos-sup").await?;
     let mut moments = Moments::new();
@@ -137,6 +149,8 @@ pub(crate) async fn a_killed_supervisor_goes_on_where_it_was(case: Case) -> Resu
     let pod = run.running().await?.pod_uid.context("no pod")?;
     for (from, to) in [(4_000, 9_000), (12_000, 16_000)] {
         after(moments.between(from, to)).await;
+        // The model takes its time over each answer: who is killed now cuts one off.
+        a_request_is_open(&case, &run).await?;
         // Between two kills the kubelet waits: the one that is killed has to be there again.
         let supervisor = eventually("a supervisor is there", START, || async {
             kill::runledger(&pod, "supervise")
@@ -155,6 +169,10 @@ pub(crate) async fn a_killed_supervisor_goes_on_where_it_was(case: Case) -> Resu
     ensure!(
         estimated >= i64::try_from(cut)?,
         "{cut} requests were cut off and {estimated} are estimated"
+    );
+    ensure!(
+        cut >= 1 && estimated >= 1,
+        "the kills cut no request off: {cut} cut, {estimated} estimated"
     );
     println!("    cut off by the kills: {cut}, marked estimated: {estimated}");
     Ok(())

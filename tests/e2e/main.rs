@@ -20,6 +20,7 @@ mod bad_manifests;
 mod case;
 mod chaos;
 mod check;
+mod confined;
 mod crowd;
 mod dump;
 mod ends;
@@ -56,6 +57,7 @@ fn suite() -> Vec<Test> {
         alone!(writes::a_run_with_a_new_workspace_costs_at_most_twelve_writes),
         shared!(secrets::nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens_further),
         shared!(secrets::an_event_for_another_run_is_refused),
+        shared!(confined::a_run_in_a_confined_namespace_completes_and_reaches_nothing_else),
         shared!(failures::a_model_error_fails_the_run_and_keeps_the_partial_work),
         shared!(failures::the_turn_limit_fails_the_run_and_keeps_the_partial_work),
         shared!(failures::a_crash_of_the_cli_fails_the_run_and_keeps_the_partial_work),
@@ -68,7 +70,7 @@ fn suite() -> Vec<Test> {
         shared!(seal::a_hung_cli_is_stopped_when_its_run_is_deleted),
         shared!(planted::a_planted_git_config_gets_nothing_executed_read_or_sent),
         shared!(bad_input::thirty_bad_manifests_are_refused_with_the_name_of_the_field),
-        shared!(references::a_missing_secret_is_named_and_the_run_goes_on_when_it_appears),
+        shared!(references::missing_secrets_are_named_and_the_runs_go_on_when_they_appear),
         shared!(references::a_missing_config_map_is_named_and_the_run_goes_on_when_it_appears),
         shared!(references::a_missing_storage_class_is_named_and_the_run_goes_on_when_it_appears),
         shared!(references::an_image_that_cannot_be_pulled_is_named_and_the_run_goes_on_when_it_is_there),
