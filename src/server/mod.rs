@@ -24,6 +24,7 @@ pub use access::{Claim, Run};
 pub use cluster::{Answer, Cluster, Fault, Kube};
 pub use events::State;
 
+use crate::ledger::connection::Connection;
 use crate::ledger::{self, Ledger};
 use crate::listen::Bounds;
 
@@ -54,15 +55,9 @@ pub struct Args {
     /// Folder with tls.crt and tls.key; read again when they change.
     #[arg(long, env = "RUNLEDGER_TLS_DIR", default_value = "/etc/runledger/tls")]
     pub tls_dir: PathBuf,
-    /// postgres://user:password@host:5432/database?sslmode=require
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub database_url: String,
+    /// The ledger.
+    #[command(flatten)]
+    pub database: Connection,
 }
 
 /// Why the server stopped.
@@ -86,7 +81,7 @@ pub enum Error {
 pub async fn run(args: Args) -> Result<(), Error> {
     // Fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let ledger = Arc::new(Ledger::connect(&args.database_url)?);
+    let ledger = Arc::new(Ledger::connect(&args.database.database_url)?);
     let client = kube::Client::try_default()
         .await
         .map_err(|error| Error::Kube(Box::new(error)))?;

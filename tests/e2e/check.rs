@@ -39,6 +39,12 @@ impl Books {
         };
         books.status_is_the_row()?;
         ledger::contiguous(&books.events)?;
+        let is_omitted = |body: &EventBody| matches!(body, EventBody::Omitted { .. });
+        ensure!(
+            !books.bodies.iter().any(|(_, body)| is_omitted(body)),
+            "events were left out: {:?}",
+            books.bodies
+        );
         books.every_attempt_had_one_pod(run)?;
         Ok(books)
     }
