@@ -92,6 +92,8 @@ pub mod reasons {
     pub const AUTHENTICATION_FAILED: &str = "AuthenticationFailed";
     /// A Secret does not name the host that it would be sent to.
     pub const HOST_NOT_ALLOWED: &str = "HostNotAllowed";
+    /// The repository's host shows a key that `known_hosts` of the Secret does not hold.
+    pub const HOST_KEY_UNKNOWN: &str = "HostKeyUnknown";
     /// The API server, its admission or the node refused the pod.
     pub const POD_REFUSED: &str = "PodRefused";
 

@@ -115,6 +115,8 @@ async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
     api.create(&dry(), &run("full", full)).await.unwrap();
     for (n, with) in [
         json!({"repository": {"url": "http://[::1]:3000/a.git"}}),
+        json!({"repository": {"url": "ssh://git@git.example.com:2222/team/a.git"}}),
+        json!({"repository": {"url": "ssh://git.example.com/~team/a.git"}}),
         json!({"repository": {"url": "https://git.example.com/a", "push": {"when": "Always", "branch": "release/1", "allowProtected": ["main", "release/1"]}}}),
         json!({"repository": {"url": "https://git.example.com/a", "branch": "0123456789abcdef0123456789abcdef01234567"}}),
         json!({"repository": {"url": "https://git.example.com/%7Eme/a..b.git"}}),
@@ -190,7 +192,15 @@ async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
         (url("ext::sh -c id"), "spec.repository.url: write"),
         (url("--upload-pack=id"), "spec.repository.url: write"),
         (url("file:///etc/passwd"), "spec.repository.url: write"),
-        (url("ssh://git@example.com/a"), "spec.repository.url: write"),
+        (
+            url("ssh://git:pw@example.com/a"),
+            "spec.repository.url: write",
+        ),
+        (
+            url("ssh://-oProxyCommand=id/a"),
+            "spec.repository.url: write",
+        ),
+        (url("git@example.com:a.git"), "spec.repository.url: write"),
         (
             url("https://user:secret@example.com/a"),
             "spec.repository.url: write",

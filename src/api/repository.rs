@@ -13,7 +13,7 @@ use super::rules;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Repository {
-    /// https (or http) URL without credentials.
+    /// https, http or ssh URL without credentials, e.g. `ssh://git@git.example.com/team/a.git`.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = rules::repository_url())]
     pub url: String,
@@ -29,7 +29,8 @@ pub struct Repository {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub depth: Option<u32>,
-    /// Secret of type basic-auth (`username`, `password`, `hosts`; `ca.crt` for a private CA).
+    /// Secret with `hosts` and, for https, `username`, `password` (`ca.crt` for a private CA); for
+    /// ssh, `ssh-privatekey` and `known_hosts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = rules::object_name("spec.repository.secretName", "Secret"))]

@@ -74,13 +74,14 @@ pub(super) fn task_has_no_nul() -> Rule {
     )
 }
 
-/// An http(s) URL without credentials, query, or a path that climbs.
+/// An http(s) or ssh URL without credentials (ssh's user is none), query, or a path that climbs.
 pub(super) fn repository_url() -> Rule {
     rule(
-        r"self.matches('^https?://([A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?(/[^\\s\\x00-\\x1f\\x7f?#\\\\]*)?$') && !self.matches('/[.][.]?(/|$)')",
-        "spec.repository.url: write an https:// or http:// URL without user name, password, query, \
-         spaces or '..', e.g. https://git.example.com/team/project.git; credentials go into a \
-         Secret that spec.repository.secretName names",
+        r"self.matches('^(https?://|ssh://([A-Za-z0-9_][-A-Za-z0-9._]*@)?)([A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?|\\[[0-9a-fA-F:.]+\\])(:[0-9]{1,5})?(/[^\\s\\x00-\\x1f\\x7f?#\\\\]*)?$') && !self.matches('/[.][.]?(/|$)')",
+        "spec.repository.url: write an https://, http:// or ssh:// URL without password, query, \
+         spaces or '..', e.g. https://git.example.com/team/project.git or \
+         ssh://git@git.example.com/team/project.git; credentials go into a Secret that \
+         spec.repository.secretName names",
     )
 }
 

@@ -230,10 +230,11 @@ fn repository_of(
 ) -> Result<RepositoryAssignment, String> {
     let wrong = |why: &str| format!("spec.repository.url: {why}");
     let url = Url::parse(&repository.url).map_err(|error| wrong(&error.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(wrong("write an https:// or http:// URL"));
+    if !matches!(url.scheme(), "http" | "https" | "ssh") {
+        return Err(wrong("write an https://, http:// or ssh:// URL"));
     }
-    if !url.username().is_empty() || url.password().is_some() {
+    let has_user = !url.username().is_empty() && url.scheme() != "ssh";
+    if has_user || url.password().is_some() {
         return Err(wrong(
             "leave out user name and password; name a Secret in spec.repository.secretName",
         ));

@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Checkout,
     /// The Secret does not name the host that asks for the password.
     HostNotAllowed,
+    /// A host shows a key that we don't know: nothing was sent to it.
+    UnknownHost,
     /// The remote, or we, refused the push.
     Push,
     /// The remote's branch has moved on.
@@ -67,6 +69,7 @@ impl Error {
             Kind::Authentication => reasons::AUTHENTICATION_FAILED,
             Kind::Checkout | Kind::Cancelled => reasons::CHECKOUT_FAILED,
             Kind::HostNotAllowed => reasons::HOST_NOT_ALLOWED,
+            Kind::UnknownHost => reasons::HOST_KEY_UNKNOWN,
             Kind::Push => reasons::PUSH_FAILED,
             Kind::Conflict => reasons::PUSH_CONFLICT,
         }

@@ -37,6 +37,7 @@ mod refspec;
 mod remote;
 mod renames;
 mod runtime;
+mod ssh;
 mod survey;
 mod take_over;
 mod tree_diff;
@@ -56,6 +57,10 @@ pub struct Access {
     pub username: Option<String>,
     /// Password or token.
     pub password: Option<String>,
+    /// Private key for ssh, as ssh-keygen writes it, without a passphrase.
+    pub private_key: Option<String>,
+    /// Folder whose file `.ssh/known_hosts` says which hosts the key is shown to.
+    pub ssh_home: Option<PathBuf>,
     /// Hosts that the password may be sent to: `host` or `host:port`.
     pub hosts: Vec<String>,
     /// PEM bundles that the server's certificate may chain to, beside the public roots.
@@ -67,6 +72,11 @@ impl fmt::Debug for Access {
         f.debug_struct("Access")
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "(redacted)"))
+            .field(
+                "private_key",
+                &self.private_key.as_ref().map(|_| "(redacted)"),
+            )
+            .field("ssh_home", &self.ssh_home)
             .field("hosts", &self.hosts)
             .field("ca_files", &self.ca_files)
             .finish()

@@ -102,7 +102,7 @@ fn may_be_pushed_to(target: Target<'_>) -> Result<(), Error> {
 }
 
 /// A remote's word, fit for one line of a status.
-fn plain(word: &str) -> String {
+pub(super) fn plain(word: &str) -> String {
     word.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 

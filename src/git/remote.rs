@@ -5,14 +5,16 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use git2::{
-    AutotagOption, Cred, Direction, ErrorClass, ErrorCode, FetchOptions, Oid, Remote,
-    RemoteCallbacks, RemoteRedirect, Repository,
+    AutotagOption, Cred, CredentialType, Direction, ErrorClass, ErrorCode, FetchOptions, Oid,
+    Remote, RemoteCallbacks, RemoteRedirect, Repository,
 };
 use url::Url;
 
 use super::error::Kind;
+use super::push::plain;
 use super::record::shown;
 use super::refspec::{Found, WANTED, choose};
+use super::ssh::{self, KnownHosts};
 use super::{Access, Error, Wanted, runtime};
 use crate::hosts;
 
@@ -20,7 +22,11 @@ use crate::hosts;
 pub(super) struct Host<'a> {
     /// Without credentials.
     pub(super) url: String,
+    /// Whose password or key it is.
+    user: String,
     access: &'a Access,
+    /// Where the connection is by ssh.
+    ssh: Option<KnownHosts>,
     cancel: Option<&'a AtomicBool>,
     /// What a callback found wrong; libgit2 only knows that it did.
     verdict: RefCell<Option<Error>>,
@@ -48,18 +54,28 @@ impl<'a> Host<'a> {
         access: &'a Access,
         cancel: Option<&'a AtomicBool>,
     ) -> Result<Self, Error> {
-        if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none_or(str::is_empty) {
+        let known = matches!(url.scheme(), "https" | "http" | "ssh");
+        if !known || url.host_str().is_none_or(str::is_empty) {
             return Err(Error::checkout(format!(
-                "repository.url must start with https:// or http:// and name a host, not {}",
+                "repository.url must start with https://, http:// or ssh:// and name a host, not {}",
                 shown(url)
             )));
         }
         for file in &access.ca_files {
             runtime::trust(file)?;
         }
+        let ssh = (url.scheme() == "ssh")
+            .then(|| KnownHosts::of(url, access))
+            .transpose()?;
+        let user = Some(url.username()).filter(|user| !user.is_empty() && ssh.is_some());
         Ok(Self {
             url: shown(url),
+            user: user
+                .or(access.username.as_deref())
+                .unwrap_or("git")
+                .to_owned(),
             access,
+            ssh,
             cancel,
             verdict: RefCell::new(None),
         })
@@ -161,13 +177,18 @@ impl<'a> Host<'a> {
     pub(super) fn callbacks(&self) -> RemoteCallbacks<'_> {
         let asked = Cell::new(false);
         let mut callbacks = RemoteCallbacks::new();
-        callbacks.credentials(move |url, _, _| {
-            let answer = self.credentials(url, asked.replace(true));
+        callbacks.credentials(move |url, _, asked_for| {
+            // A name is no secret, and is asked for before the key.
+            let again = !asked_for.is_username() && asked.replace(true);
+            let answer = self.credentials(url, again, asked_for);
             answer.map_err(|verdict| {
                 self.verdict.replace(Some(verdict));
                 git2::Error::from_str("no credentials")
             })
         });
+        if let Some(ssh) = &self.ssh {
+            callbacks.certificate_check(|certificate, _| Ok(ssh.look(certificate)));
+        }
         callbacks.transfer_progress(|_| self.goes_on());
         callbacks.sideband_progress(|_| self.goes_on());
         callbacks
@@ -186,41 +207,53 @@ impl<'a> Host<'a> {
         !stop
     }
 
-    fn credentials(&self, asker: &str, again: bool) -> Result<Cred, Error> {
-        let url = &self.url;
-        let Some(password) = &self.access.password else {
-            return Err(Error::new(
-                Kind::Authentication,
-                format!(
+    fn credentials(
+        &self,
+        asker: &str,
+        again: bool,
+        asked_for: CredentialType,
+    ) -> Result<Cred, Error> {
+        let (url, access) = (&self.url, self.access);
+        let secret = "the Secret in repository.secretName";
+        let (have, what) = match &self.ssh {
+            Some(_) => (access.private_key.is_some(), "key"),
+            None => (access.password.is_some(), "password"),
+        };
+        let refuse = |kind, sentence| Err(Error::new(kind, sentence));
+        if !have {
+            let sentence = match &self.ssh {
+                Some(_) => format!(
+                    "{url} wants a key: name a Secret with ssh-privatekey in repository.secretName"
+                ),
+                None => format!(
                     "{url} wants a password and none is configured: name a Secret in repository.secretName"
                 ),
-            ));
-        };
+            };
+            return refuse(Kind::Authentication, sentence);
+        }
         let asker = Url::parse(asker).ok();
-        if !asker
-            .as_ref()
-            .is_some_and(|asker| self.access.allows(asker))
-        {
+        if !asker.as_ref().is_some_and(|asker| access.allows(asker)) {
             let host = asker.as_ref().and_then(hosts::wanted);
             let host = host.as_deref().unwrap_or("an unknown host");
-            return Err(Error::new(
-                Kind::HostNotAllowed,
-                format!(
-                    "{host} asks for the password, and the Secret in repository.secretName does not name it under hosts"
-                ),
-            ));
+            let sentence =
+                format!("{host} asks for the {what}, and {secret} does not name it under hosts");
+            return refuse(Kind::HostNotAllowed, sentence);
         }
         if again {
-            return Err(Error::new(
-                Kind::Authentication,
-                format!(
-                    "{url} refused the username and password of the Secret in repository.secretName"
+            let sentence = match &self.ssh {
+                Some(_) => format!(
+                    "{url} refused the key of {secret} for the user {}",
+                    self.user
                 ),
-            ));
+                None => format!("{url} refused the username and password of {secret}"),
+            };
+            return refuse(Kind::Authentication, sentence);
         }
-        let username = self.access.username.as_deref().unwrap_or("git");
-        Cred::userpass_plaintext(username, password)
-            .map_err(|e| Error::local("use the username and password", &e))
+        match (&self.ssh, &access.password) {
+            (None, Some(password)) => Cred::userpass_plaintext(&self.user, password),
+            _ => ssh::credential(access, &self.user, asked_for),
+        }
+        .map_err(|e| Error::local("use the Secret in repository.secretName", &e))
     }
 
     /// What a failure of the network means; `otherwise` where it is nobody's in particular.
@@ -233,6 +266,34 @@ impl<'a> Host<'a> {
             .strip_prefix("unexpected http status code: ")
             .and_then(|code| code.trim().parse::<u16>().ok());
         let unreachable = || Error::new(Kind::Unreachable, format!("can't reach {url}: {why}"));
+        if let Some(ssh) = &self.ssh {
+            match (error.code(), error.class()) {
+                (ErrorCode::Certificate, _) => return ssh.unknown(url),
+                (ErrorCode::Auth, _) => {
+                    return Error::new(
+                        Kind::Authentication,
+                        format!(
+                            "{url} refused the key of the Secret in repository.secretName for the user {}: {why}",
+                            self.user
+                        ),
+                    );
+                }
+                _ if why.contains("known_hosts") => {
+                    return Error::new(
+                        Kind::UnknownHost,
+                        format!(
+                            "the key known_hosts of the Secret in repository.secretName can't be read: {why}"
+                        ),
+                    );
+                }
+                // The remote has said why, and hung up.
+                (ErrorCode::Eof, ErrorClass::Ssh) => {
+                    return Error::new(otherwise, format!("{url} refused: {}", plain(why)));
+                }
+                (_, ErrorClass::Ssh) => return unreachable(),
+                _ => {}
+            }
+        }
         match (error.code(), error.class(), status) {
             (_, _, Some(401 | 403)) | (ErrorCode::Auth, ..) => {
                 let sent = match &self.access.password {

@@ -2,6 +2,8 @@
 //! but our own, every hash verified, no connection waited for without end.
 
 use std::collections::HashSet;
+use std::ffi::{CString, c_int};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -43,6 +45,21 @@ pub(super) fn prepare() -> Result<(), Error> {
     });
     made.clone()
         .map_err(|why| Error::checkout(format!("can't set libgit2 up: {why}")))
+}
+
+/// Where libgit2 looks for `.ssh/known_hosts`. The caller lets nobody else connect by ssh meanwhile.
+#[allow(unsafe_code)]
+pub(super) fn home(folder: &Path) -> Result<(), Error> {
+    let path = CString::new(folder.as_os_str().as_bytes())
+        .map_err(|_| Error::checkout("the home folder of ssh can't be named"))?;
+    // SAFETY: libgit2 copies the path; who reads it holds the lock that our caller holds.
+    let done = unsafe {
+        libgit2_sys::git_libgit2_opts(libgit2_sys::GIT_OPT_SET_HOMEDIR as c_int, path.as_ptr())
+    };
+    if done < 0 {
+        return Err(Error::checkout("the home folder of ssh can't be set"));
+    }
+    Ok(())
 }
 
 /// Lets certificates chain to those in `file` too, for as long as this process lives.

@@ -106,9 +106,17 @@ pub(super) fn git_secret(args: &Args, url: &Url) -> Result<Access, Stop> {
     Ok(Access {
         username: secret(&folder, "username"),
         password: secret(&folder, "password"),
+        // What is read by lines ends with one.
+        private_key: secret(&folder, "ssh-privatekey").map(|key| key + "\n"),
+        ssh_home: None,
         hosts,
         ca_files: ca_file.into_iter().collect(),
     })
+}
+
+/// The hosts that a key is shown to; nothing where the Secret does not say.
+pub(super) fn known_hosts(args: &Args) -> Option<String> {
+    secret(&args.path(paths::GIT_SECRET), "known_hosts").map(|hosts| hosts + "\n")
 }
 
 fn allow(url: &Url, hosts: &[String], field: &str, default: &str) -> Result<(), Stop> {

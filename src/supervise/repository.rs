@@ -2,7 +2,7 @@
 //! failures are told. How git works is `crate::git`'s business.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -35,7 +35,13 @@ impl Repository {
             worktree: args.path(paths::WORK),
         };
         if let Some(ca) = &assigned.ca {
-            access.ca_files.push(ca_file(&place, ca)?);
+            access.ca_files.push(place.trusted.join("ca-bundle.crt"));
+            leave(&place.trusted, "ca-bundle.crt", ca)?;
+        }
+        if let Some(hosts) = config::known_hosts(args).filter(|_| assigned.has_secret) {
+            let home = place.trusted.join("ssh");
+            leave(&home.join(".ssh"), "known_hosts", &hosts)?;
+            access.ssh_home = Some(home);
         }
         Ok(Self {
             place,
@@ -65,8 +71,12 @@ impl Repository {
                 return Err(Error::Stopped);
             }
         };
-        done.map_err(Error::Task)?
-            .map_err(|error| Error::Stop(from_git(&error, self.access.password.is_some())))
+        done.map_err(Error::Task)?.map_err(|error| {
+            Error::Stop(from_git(
+                &error,
+                self.access.password.is_some() || self.access.private_key.is_some(),
+            ))
+        })
     }
 
     /// Where the agent's HEAD is, and what changed.
@@ -150,17 +160,15 @@ impl From<&git::Error> for Undelivered {
     }
 }
 
-/// The assignment's own bundle as a file, which is what the git library reads.
-fn ca_file(place: &Place, pem: &str) -> Result<PathBuf, Stop> {
-    let path = place.trusted.join("ca-bundle.crt");
-    fs::create_dir_all(&place.trusted)
-        .and_then(|()| fs::write(&path, pem))
+/// Leaves what the git library reads from files, where only we can write.
+fn leave(folder: &Path, name: &str, text: &str) -> Result<(), Stop> {
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(folder.join(name), text))
         .map_err(|e| Stop {
             outcome: Outcome::Waiting,
             reason: reasons::VOLUME,
-            message: format!("repository.caBundle can't be written to the workspace: {e}."),
-        })?;
-    Ok(path)
+            message: format!("{name} can't be written to the workspace: {e}."),
+        })
 }
 
 async fn within<T: Send + 'static>(
@@ -175,10 +183,11 @@ async fn within<T: Send + 'static>(
     }
 }
 
-/// A password that is refused can be set right in its Secret; that one is wanted and the run names
+/// A password that is refused, or a host's key that is not known, can be set right in its Secret; that one is wanted and the run names
 /// no Secret can't be cured by waiting.
 fn from_git(error: &git::Error, has_secret: bool) -> Stop {
-    let curable = has_secret && error.reason() == reasons::AUTHENTICATION_FAILED;
+    let in_secret = [reasons::AUTHENTICATION_FAILED, reasons::HOST_KEY_UNKNOWN];
+    let curable = has_secret && in_secret.contains(&error.reason());
     Stop {
         outcome: if error.is_retryable() || curable {
             Outcome::Waiting

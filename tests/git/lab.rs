@@ -112,6 +112,7 @@ pub(crate) fn access(server: &Server) -> Access {
         password: Some(PASSWORD.to_owned()),
         hosts: vec![server.address.to_string()],
         ca_files: vec![server.ca.clone()],
+        ..Access::default()
     }
 }
 

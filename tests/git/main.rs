@@ -15,5 +15,6 @@ mod lab;
 mod planted;
 mod remotes;
 mod server;
+mod ssh;
 mod states;
 mod workspaces;

@@ -362,7 +362,6 @@ fn only_http_and_branches_that_git_knows_are_asked_for() {
     for url in [
         format!("file://{}", served.display()),
         "ext::sh -c touch% /tmp/x".to_owned(),
-        "ssh://git@example.com/x".to_owned(),
         "git://example.com/x".to_owned(),
     ] {
         let error = lab
