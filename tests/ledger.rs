@@ -21,6 +21,10 @@ mod migrate;
 mod outage;
 #[path = "ledger/prune.rs"]
 mod prune;
+#[path = "ledger/plans.rs"]
+mod plans;
+#[path = "ledger/query.rs"]
+mod query;
 #[path = "ledger/random.rs"]
 mod random;
 #[path = "ledger/report.rs"]

@@ -18,6 +18,7 @@ mod mirror;
 mod pool;
 pub mod prices;
 pub mod prune;
+pub mod query;
 pub mod records;
 pub mod report;
 pub mod rollup;

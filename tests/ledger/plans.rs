@@ -1,0 +1,313 @@
+//! Each hot query finds its index, by the same plan at ten thousand rows and at a million, asked by a
+//! role that owns nothing. The plans are those of the statements as the repository sends them:
+//! Postgres itself tells each after it ran (auto_explain).
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use runledger::api::run::Phase;
+use runledger::ledger::Ledger;
+use runledger::ledger::query::{
+    Direction, MessageKey, Order, RunFilter, RunKey, SessionKey, Subject,
+};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
+use tracing::field::{Field, Visit};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use uuid::Uuid;
+
+use crate::database::migrated;
+
+/// Keeps what Postgres tells of its plans.
+#[derive(Clone, Default)]
+struct Plans(Arc<Mutex<Vec<String>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Plans {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut told = Told(String::new());
+        event.record(&mut told);
+        if let Some(at) = told.0.find('{').filter(|_| told.0.contains("\"Plan\"")) {
+            let plan: Value =
+                serde_json::from_str(&told.0[at..told.0.rfind('}').unwrap() + 1]).unwrap();
+            let mut short = String::new();
+            shorten(&plan["Plan"], &mut short);
+            self.0.lock().unwrap().push(short);
+        }
+    }
+}
+
+struct Told(String);
+
+impl Visit for Told {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.0.push_str(&format!("{value:?}"));
+        }
+    }
+}
+
+/// The nodes of a plan, and the indexes that they use.
+fn shorten(node: &Value, into: &mut String) {
+    into.push_str(node["Node Type"].as_str().unwrap());
+    for name in ["Index Name", "Relation Name"] {
+        if let Some(name) = node[name].as_str() {
+            into.push_str(&format!(" {name}"));
+            break;
+        }
+    }
+    let below = node["Plans"].as_array();
+    if let Some(below) = below {
+        into.push('(');
+        for (n, node) in below.iter().enumerate() {
+            if n > 0 {
+                into.push_str(", ");
+            }
+            shorten(node, into);
+        }
+        into.push(')');
+    }
+}
+
+/// Twenty namespaces, ten workflows, a session for ten runs, a label each; one session has a tenth of
+/// all messages. Made without triggers, and indexed once the rows are there.
+async fn fill(pool: &PgPool, from: usize, to: usize) {
+    let indexes: Vec<(String, String)> = sqlx::query_as(
+        "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index i
+         WHERE indrelid = ANY ('{workflow_runs, sessions, messages, run_labels}'::regclass[])
+           AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid)",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let id = |n: &str, of: &str| format!("lpad(to_hex({n}), 32, '{of}')::uuid");
+    let (run, session, session_of, message) = (
+        id("n", "0"),
+        id("n / 10", "5"),
+        id("CASE WHEN n % 10 = 0 THEN 1 ELSE n / 10 END", "5"),
+        id("n", "6"),
+    );
+    let mut script =
+        "SET session_replication_role = replica; SET maintenance_work_mem = '128MB';".to_owned();
+    for (name, _) in &indexes {
+        script.push_str(&format!("DROP INDEX {name};"));
+    }
+    script.push_str(&format!(
+        "INSERT INTO sessions (id, namespace, name, updated_at)
+         SELECT {session}, 'n' || n / 10 % 20, 's' || n, timestamptz '2026-01-01' + make_interval(secs => n)
+         FROM generate_series({from}, {to} - 1, 10) AS n;
+         INSERT INTO workflow_runs (id, run_id, namespace, name, workflow_name, task_input, status, reason, created_at,
+             completed_at, session_id, git_branch, user_id, workspace_id, cluster, workspace_persistent)
+         SELECT {run}, 'r' || n, 'n' || n / 10 % 20, 'r', 'w' || n % 10, 't', s, 'Workspace',
+                timestamptz '2026-01-01' + make_interval(secs => n), now(), {session}, 'b' || n % 1000,
+                CASE WHEN n % 50 = 0 THEN {id_of_user} END, 'w' || n / 20, 'c', n % 100 > 0
+         FROM generate_series({from}, {to} - 1) AS n,
+              LATERAL (SELECT CASE WHEN n % 331 = 0 THEN 'pending' WHEN n % 13 = 0 THEN 'failed'
+                                   ELSE 'completed' END AS s) t;
+         UPDATE workflow_runs SET workspace_cleaned_up = true
+         WHERE NOT workspace_persistent AND created_at < timestamptz '2026-01-01' + make_interval(secs => {to} * 0.99);
+         INSERT INTO run_labels
+         SELECT {run}, 'team', 't' || n % 47, 'n' || n / 10 % 20, timestamptz '2026-01-01' + make_interval(secs => n)
+         FROM generate_series({from}, {to} - 1) AS n;
+         INSERT INTO messages (id, session_id, sequence, position, role, created_at)
+         SELECT {message}, {session_of}, n, n + 1, 'user', timestamptz '2026-01-01' + make_interval(secs => n)
+         FROM generate_series({from}, {to} - 1) AS n;
+         INSERT INTO audit (actor, action, allowed, namespace, run_id)
+         SELECT 'ann', 'kill', true, 'n' || n % 20, {run} FROM generate_series({from}, {to} - 1, 10) AS n;",
+        id_of_user = id("n % 1000", "7"),
+    ));
+    for (_, definition) in &indexes {
+        script.push_str(&format!("{definition};"));
+    }
+    script.push_str("SET session_replication_role = origin; VACUUM ANALYZE;");
+    for statement in script.split(';').filter(|s| !s.trim().is_empty()) {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+}
+
+/// A role that owns nothing, and is told its plans.
+async fn server_role(pool: &PgPool, url: &str) -> Ledger {
+    let database = url.rsplit_once('/').unwrap().1;
+    let role = format!("server_of_{database}");
+    for statement in [
+        format!("CREATE ROLE {role} LOGIN"),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"),
+        format!("ALTER ROLE {role} SET session_preload_libraries = 'auto_explain'"),
+        format!("ALTER ROLE {role} SET auto_explain.log_min_duration = 0"),
+        format!("ALTER ROLE {role} SET auto_explain.log_format = 'json'"),
+        format!("ALTER ROLE {role} SET auto_explain.log_level = 'notice'"),
+    ] {
+        sqlx::query(AssertSqlSafe(statement))
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+    let url = url.replace("//runledger@", &format!("//{role}@"));
+    Ledger::connect(&url).unwrap().of_cluster("c".to_owned())
+}
+
+/// Asks every hot question, and gives the plans by name.
+async fn ask(ledger: &Ledger, plans: &Plans, rows: u64) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    let mut keep = |name: &'static str| {
+        let told = std::mem::take(&mut *plans.0.lock().unwrap());
+        all.push((name, told.join("; ")));
+    };
+    let of = |change: &dyn Fn(&mut RunFilter)| {
+        let mut filter = RunFilter::default();
+        change(&mut filter);
+        filter
+    };
+    let namespace = |f: &mut RunFilter| f.namespace = Some("n3".to_owned());
+    let session: Uuid = "55555555-5555-5555-5555-555555555551".parse().unwrap();
+    let ordinary: Uuid = "55555555-5555-5555-5555-555555555564".parse().unwrap();
+    let middle = jiff::Timestamp::from_second(1_767_225_600 + rows as i64 / 2).unwrap();
+    let key = RunKey {
+        value: Some(middle.to_string()),
+        id: Uuid::from_u128(9),
+    };
+    let lists: Vec<(&'static str, RunFilter, Option<&RunKey>)> = vec![
+        ("all runs", of(&|_| ()), None),
+        ("runs of a namespace", of(&namespace), None),
+        (
+            "runs of a namespace, a later page",
+            of(&namespace),
+            Some(&key),
+        ),
+        (
+            "runs by status",
+            of(&|f| {
+                namespace(f);
+                f.phase = Some(Phase::Completed);
+            }),
+            None,
+        ),
+        (
+            "runs by status, a later page",
+            of(&|f| {
+                namespace(f);
+                f.phase = Some(Phase::Failed);
+            }),
+            Some(&key),
+        ),
+        (
+            "runs by label",
+            of(&|f| {
+                namespace(f);
+                f.label = Some(("team".to_owned(), "t3".to_owned()));
+            }),
+            None,
+        ),
+        (
+            "runs by label, a later page",
+            of(&|f| {
+                namespace(f);
+                f.label = Some(("team".to_owned(), "t3".to_owned()));
+            }),
+            Some(&key),
+        ),
+        (
+            "runs of a session",
+            of(&|f| f.session_id = Some(ordinary)),
+            None,
+        ),
+        (
+            "runs of a workflow",
+            of(&|f| f.workflow_name = Some("w3".to_owned())),
+            None,
+        ),
+        (
+            "runs of a branch",
+            of(&|f| f.git_branch = Some("b3".to_owned())),
+            None,
+        ),
+        (
+            "runs of a user",
+            of(&|f| f.user_id = Some("77777777-7777-7777-7777-777777777032".parse().unwrap())),
+            None,
+        ),
+    ];
+    // Connections log what they do to begin with, too.
+    ledger.session_cost(session).await.unwrap();
+    ledger.workspaces_there().await.unwrap();
+    plans.0.lock().unwrap().clear();
+    for (name, filter, after) in lists {
+        ledger
+            .runs(&filter, Order::CreatedAt, Direction::Descending, after, 20)
+            .await
+            .unwrap();
+        keep(name);
+    }
+    let run = Uuid::from_u128(7);
+    ledger.run(run).await.unwrap().unwrap();
+    keep("one run");
+    ledger.run_status(run).await.unwrap().unwrap();
+    keep("status of a run");
+    ledger.run_diff(run).await.unwrap().unwrap();
+    keep("changes of a run");
+    ledger.conversation(session, None, 100).await.unwrap();
+    keep("a long conversation's end");
+    let before = MessageKey {
+        created_at: middle,
+        sequence: Some(1),
+        id: run,
+    };
+    ledger
+        .conversation(session, Some(before), 100)
+        .await
+        .unwrap();
+    keep("a long conversation's middle");
+    ledger
+        .messages_after(session, rows as i64 / 2, 100)
+        .await
+        .unwrap();
+    keep("what is new in a conversation");
+    ledger.sessions("n3", None, 20).await.unwrap();
+    keep("sessions");
+    let key = SessionKey {
+        updated_at: middle,
+        id: session,
+    };
+    ledger.sessions("n3", Some(key), 20).await.unwrap();
+    keep("sessions, a later page");
+    ledger.waiting_for_a_person("n3", 20).await.unwrap();
+    keep("what waits for a person");
+    ledger.session_cost(ordinary).await.unwrap();
+    keep("cost of a session");
+    ledger.audit_of_namespace("n3", None, 20).await.unwrap();
+    keep("audit of a namespace");
+    ledger.audit_of(Subject::Run(run), None, 20).await.unwrap();
+    keep("audit of a run");
+    ledger.ended_on_volumes_of_pods().await.unwrap();
+    keep("volumes of pods");
+    ledger
+        .ended_on_the_workspace_of("n3", run, Uuid::from_u128(8))
+        .await
+        .unwrap();
+    keep("runs of one workspace");
+    all
+}
+
+#[tokio::test]
+async fn hot_queries_find_their_index_and_have_the_same_plan_at_any_size() {
+    let db = migrated().await;
+    let ledger = server_role(&db.pool, &db.url).await;
+    let plans = Plans::default();
+    let _told =
+        tracing::subscriber::set_default(tracing_subscriber::registry().with(plans.clone()));
+    fill(&db.pool, 0, 10_000).await;
+    let small = ask(&ledger, &plans, 10_000).await;
+    let began = std::time::Instant::now();
+    fill(&db.pool, 10_000, 1_000_000).await;
+    eprintln!("a million rows took {:?}", began.elapsed());
+    let large = ask(&ledger, &plans, 1_000_000).await;
+    for ((name, small), (_, large)) in small.iter().zip(&large) {
+        eprintln!("{name}: {large}");
+        assert!(large.contains("Index"), "{name}: {large}");
+        assert!(!large.contains("Seq Scan"), "{name}: {large}");
+        assert_eq!(small, large, "{name}");
+    }
+}
