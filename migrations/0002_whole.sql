@@ -376,7 +376,9 @@ CREATE FUNCTION runledger_sum_run(run uuid) RETURNS void LANGUAGE sql AS $$
     WHERE r.id = run AND a.attempt IS NOT NULL
 $$;
 
-CREATE OR REPLACE FUNCTION runledger_sum_attempts() RETURNS trigger LANGUAGE plpgsql AS $$
+-- With its owner's rights: neither controller nor server has any on these columns.
+CREATE OR REPLACE FUNCTION runledger_sum_attempts() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM runledger_sum_run(NEW.run_id);
     RETURN NULL;

@@ -11,6 +11,8 @@ mod cost;
 mod database;
 #[path = "ledger/drop.rs"]
 mod drop;
+#[path = "ledger/faults.rs"]
+mod faults;
 #[path = "ledger/forward.rs"]
 mod forward;
 #[path = "ledger/import.rs"]
@@ -19,16 +21,18 @@ mod import;
 mod migrate;
 #[path = "ledger/outage.rs"]
 mod outage;
-#[path = "ledger/prune.rs"]
-mod prune;
 #[path = "ledger/plans.rs"]
 mod plans;
+#[path = "ledger/prune.rs"]
+mod prune;
 #[path = "ledger/query.rs"]
 mod query;
 #[path = "ledger/random.rs"]
 mod random;
 #[path = "ledger/report.rs"]
 mod report;
+#[path = "ledger/roles.rs"]
+mod roles;
 #[path = "ledger/rollups.rs"]
 mod rollups;
 #[path = "ledger/server.rs"]

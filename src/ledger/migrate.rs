@@ -20,6 +20,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::time::Instant;
 
+use super::grants::Roles;
 use super::legacy;
 use super::pool::options;
 use hand::Hand;
@@ -62,6 +63,9 @@ pub struct Args {
     /// Print what would be done, and do nothing.
     #[arg(long, global = true)]
     pub dry_run: bool,
+    /// Who is to get rights on the tables.
+    #[command(flatten)]
+    pub roles: Roles,
     /// What to do once the ledger is up to date.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -143,6 +147,11 @@ pub enum Error {
     /// A migration failed; nothing of it stays.
     #[error("a migration failed and was rolled back")]
     Failed(#[source] MigrateError),
+    /// A role is not there, or the tables are not this user's.
+    #[error(
+        "rights can't be given to {0}; make the roles first, and migrate as the owner of the tables"
+    )]
+    Rights(String, #[source] sqlx::Error),
     /// Any other answer of the database.
     #[error("Postgres answered with an error")]
     Database(#[source] sqlx::Error),
@@ -229,8 +238,21 @@ pub async fn migrate(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Er
         lock(&mut hand).await?;
     }
     bring_up(&mut hand).await?;
+    give(&mut hand, &args.roles).await?;
     // The lock goes with the connection.
     connection.close().await.map_err(Error::Database)
+}
+
+async fn give(hand: &mut Hand<'_>, roles: &Roles) -> Result<(), Error> {
+    if !hand.dry {
+        let named = |error| Error::Rights(roles.names().join(", "), error);
+        roles.grant(hand.connection).await.map_err(named)?;
+    }
+    let done = if hand.dry { "would give" } else { "gave" };
+    for role in roles.names() {
+        hand.say(&format!("{done} rights to {role}"))?;
+    }
+    Ok(())
 }
 
 async fn bring_up(hand: &mut Hand<'_>) -> Result<(), Error> {

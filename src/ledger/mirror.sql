@@ -60,7 +60,7 @@ WITH session AS (
         workspace_path = coalesce(EXCLUDED.workspace_path, r.workspace_path),
         -- The volume may have gone before its last run's row came.
         workspace_cleaned_up = r.workspace_cleaned_up OR EXISTS (
-            SELECT FROM workspaces w WHERE w.id::text = coalesce(r.workspace_id, EXCLUDED.workspace_id)
+            SELECT FROM workspaces w WHERE w.id = EXCLUDED.workspace_id::uuid
             AND w.removed_at IS NOT NULL)
     RETURNING r.id, r.created_at
 ), label AS (

@@ -11,6 +11,7 @@ pub mod connection;
 mod effects;
 mod error;
 mod figures;
+mod grants;
 pub mod legacy;
 mod lookup;
 pub mod migrate;

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use runledger::api::run::Phase;
+use runledger::wire::Event;
 
-use crate::database::{Server, open, up};
+use crate::database::{Database, Server, open, up};
 use crate::shapes::{TARGET, at, batch, ended, events, usage};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn with_postgres_stopped_calls_fail_as_transient_and_go_on_when_it_is_back() {
-    let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+/// A server of the test's own, and a run of which some events are stored there, and those are not all.
+async fn begun() -> (Server, Database, Vec<Event>) {
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
     up(&server.url).await;
     let db = open(server.url.clone()).await;
     let all = events(1, 3);
@@ -17,6 +18,12 @@ async fn with_postgres_stopped_calls_fail_as_transient_and_go_on_when_it_is_back
         .store(TARGET, &batch(1, &all[..5]), at(30))
         .await
         .unwrap();
+    (server, db, all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_postgres_stopped_calls_fail_as_transient_and_go_on_when_it_is_back() {
+    let (mut server, db, all) = begun().await;
     server.tell("stop");
     let began = Instant::now();
     let stored = db
@@ -58,14 +65,7 @@ async fn with_postgres_stopped_calls_fail_as_transient_and_go_on_when_it_is_back
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_between_two_calls_is_not_noticed() {
-    let mut server = tokio::task::spawn_blocking(Server::start).await.unwrap();
-    up(&server.url).await;
-    let db = open(server.url.clone()).await;
-    let all = events(1, 3);
-    db.ledger
-        .store(TARGET, &batch(1, &all[..5]), at(30))
-        .await
-        .unwrap();
+    let (mut server, db, all) = begun().await;
     server.tell("stop");
     server.tell("start");
     db.ledger

@@ -39,9 +39,11 @@ impl<S: tracing::Subscriber> Layer<S> for Plans {
 struct Told(String);
 
 impl Visit for Told {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+
+    fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.0.push_str(&format!("{value:?}"));
+            self.0.push_str(value);
         }
     }
 }
@@ -68,7 +70,7 @@ fn shorten(node: &Value, into: &mut String) {
     }
 }
 
-/// Twenty namespaces, ten workflows, a session for ten runs, a label each; one session has a tenth of
+/// A hundred namespaces, ten workflows, a session for ten runs, a label each; one session has a tenth of
 /// all messages. Made without triggers, and indexed once the rows are there.
 async fn fill(pool: &PgPool, from: usize, to: usize) {
     let indexes: Vec<(String, String)> = sqlx::query_as(
@@ -80,7 +82,12 @@ async fn fill(pool: &PgPool, from: usize, to: usize) {
     .await
     .unwrap();
     let mut connection = pool.acquire().await.unwrap();
-    let id = |n: &str, of: &str| format!("lpad(to_hex({n}), 32, '{of}')::uuid");
+    let id = |n: &str, of: &str| {
+        format!(
+            "translate('00000000-0000-0000-0000-', '0', '{of}')::text || lpad(to_hex({n}), 12, '0')"
+        )
+    };
+    let id = |n: &str, of: &str| format!("({})::uuid", id(n, of));
     let (run, session, session_of, message) = (
         id("n", "0"),
         id("n / 10", "5"),
@@ -94,12 +101,12 @@ async fn fill(pool: &PgPool, from: usize, to: usize) {
     }
     script.push_str(&format!(
         "INSERT INTO sessions (id, namespace, name, updated_at)
-         SELECT {session}, 'n' || n / 10 % 20, 's' || n, timestamptz '2026-01-01' + make_interval(secs => n)
+         SELECT {session}, 'n' || n / 10 % 100, 's' || n, timestamptz '2026-01-01' + make_interval(secs => n)
          FROM generate_series({from}, {to} - 1, 10) AS n;
          INSERT INTO workflow_runs (id, run_id, namespace, name, workflow_name, task_input, status, reason, created_at,
              completed_at, session_id, git_branch, user_id, workspace_id, cluster, workspace_persistent)
-         SELECT {run}, 'r' || n, 'n' || n / 10 % 20, 'r', 'w' || n % 10, 't', s, 'Workspace',
-                timestamptz '2026-01-01' + make_interval(secs => n), now(), {session}, 'b' || n % 1000,
+         SELECT {run}, 'r' || n, 'n' || n / 10 % 100, 'r', 'w' || n % 10, 't', s, 'Workspace',
+                timestamptz '2026-01-01' + make_interval(secs => n), now(), {session}, 'b' || n % 100,
                 CASE WHEN n % 50 = 0 THEN {id_of_user} END, 'w' || n / 20, 'c', n % 100 > 0
          FROM generate_series({from}, {to} - 1) AS n,
               LATERAL (SELECT CASE WHEN n % 331 = 0 THEN 'pending' WHEN n % 13 = 0 THEN 'failed'
@@ -107,14 +114,17 @@ async fn fill(pool: &PgPool, from: usize, to: usize) {
          UPDATE workflow_runs SET workspace_cleaned_up = true
          WHERE NOT workspace_persistent AND created_at < timestamptz '2026-01-01' + make_interval(secs => {to} * 0.99);
          INSERT INTO run_labels
-         SELECT {run}, 'team', 't' || n % 47, 'n' || n / 10 % 20, timestamptz '2026-01-01' + make_interval(secs => n)
+         SELECT {run}, 'team', 't' || n % 47, 'n' || n / 10 % 100, timestamptz '2026-01-01' + make_interval(secs => n)
          FROM generate_series({from}, {to} - 1) AS n;
          INSERT INTO messages (id, session_id, sequence, position, role, created_at)
-         SELECT {message}, {session_of}, n, n + 1, 'user', timestamptz '2026-01-01' + make_interval(secs => n)
+         SELECT {message}, {session_of}, n + 1, n + 1, 'user', timestamptz '2026-01-01' + make_interval(secs => n)
          FROM generate_series({from}, {to} - 1) AS n;
+         INSERT INTO run_tools SELECT {run}, 'Bash', 1, now() FROM generate_series({from}, {to} - 1, 10) AS n;
+         INSERT INTO run_model_usage
+         SELECT {run}, 1, 'm', 1, 1, 1, 1, 1, 0, 1, 1, now() FROM generate_series({from}, {to} - 1, 10) AS n;
          INSERT INTO audit (actor, action, allowed, namespace, run_id)
-         SELECT 'ann', 'kill', true, 'n' || n % 20, {run} FROM generate_series({from}, {to} - 1, 10) AS n;",
-        id_of_user = id("n % 1000", "7"),
+         SELECT 'ann', 'kill', true, 'n' || n % 100, {run} FROM generate_series({from}, {to} - 1, 10) AS n;",
+        id_of_user = id("n % 100", "7"),
     ));
     for (_, definition) in &indexes {
         script.push_str(&format!("{definition};"));
@@ -162,8 +172,8 @@ async fn ask(ledger: &Ledger, plans: &Plans, rows: u64) -> Vec<(&'static str, St
         filter
     };
     let namespace = |f: &mut RunFilter| f.namespace = Some("n3".to_owned());
-    let session: Uuid = "55555555-5555-5555-5555-555555555551".parse().unwrap();
-    let ordinary: Uuid = "55555555-5555-5555-5555-555555555564".parse().unwrap();
+    let session: Uuid = "55555555-5555-5555-5555-000000000001".parse().unwrap();
+    let ordinary: Uuid = "55555555-5555-5555-5555-000000000064".parse().unwrap();
     let middle = jiff::Timestamp::from_second(1_767_225_600 + rows as i64 / 2).unwrap();
     let key = RunKey {
         value: Some(middle.to_string()),
@@ -189,7 +199,7 @@ async fn ask(ledger: &Ledger, plans: &Plans, rows: u64) -> Vec<(&'static str, St
             "runs by status, a later page",
             of(&|f| {
                 namespace(f);
-                f.phase = Some(Phase::Failed);
+                f.phase = Some(Phase::Completed);
             }),
             Some(&key),
         ),
@@ -226,7 +236,7 @@ async fn ask(ledger: &Ledger, plans: &Plans, rows: u64) -> Vec<(&'static str, St
         ),
         (
             "runs of a user",
-            of(&|f| f.user_id = Some("77777777-7777-7777-7777-777777777032".parse().unwrap())),
+            of(&|f| f.user_id = Some("77777777-7777-7777-7777-000000000032".parse().unwrap())),
             None,
         ),
     ];
@@ -265,13 +275,13 @@ async fn ask(ledger: &Ledger, plans: &Plans, rows: u64) -> Vec<(&'static str, St
         .await
         .unwrap();
     keep("what is new in a conversation");
-    ledger.sessions("n3", None, 20).await.unwrap();
+    ledger.sessions("n3", None, 3).await.unwrap();
     keep("sessions");
     let key = SessionKey {
         updated_at: middle,
         id: session,
     };
-    ledger.sessions("n3", Some(key), 20).await.unwrap();
+    ledger.sessions("n3", Some(key), 3).await.unwrap();
     keep("sessions, a later page");
     ledger.waiting_for_a_person("n3", 20).await.unwrap();
     keep("what waits for a person");
@@ -304,10 +314,12 @@ async fn hot_queries_find_their_index_and_have_the_same_plan_at_any_size() {
     fill(&db.pool, 10_000, 1_000_000).await;
     eprintln!("a million rows took {:?}", began.elapsed());
     let large = ask(&ledger, &plans, 1_000_000).await;
-    for ((name, small), (_, large)) in small.iter().zip(&large) {
-        eprintln!("{name}: {large}");
-        assert!(large.contains("Index"), "{name}: {large}");
-        assert!(!large.contains("Seq Scan"), "{name}: {large}");
-        assert_eq!(small, large, "{name}");
-    }
+    let wrong: Vec<_> = small
+        .iter()
+        .zip(&large)
+        .filter(|((_, small), (_, large))| {
+            small != large || !large.contains("Index") || large.contains("Seq Scan")
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

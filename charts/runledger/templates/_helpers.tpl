@@ -45,14 +45,14 @@ securityContext:
 - name: DATABASE_URL
   valueFrom:
     secretKeyRef:
-      name: {{ required "database.existingSecret is empty: name a Secret of this namespace that has a Postgres URI in its key `uri`" .Values.database.existingSecret }}
-      key: {{ .Values.database.key }}
-{{- with .Values.database.caKey }}
+      name: {{ required "database.existingSecret is empty: name a Secret of this namespace that has a Postgres URI in its key `uri`" .root.Values.database.existingSecret }}
+      key: {{ .key | default .root.Values.database.key }}
+{{- with .root.Values.database.caKey }}
 # Its text, not a path; libpq's own variable takes a path only, the driver takes either.
 - name: PGSSLROOTCERT
   valueFrom:
     secretKeyRef:
-      name: {{ $.Values.database.existingSecret }}
+      name: {{ $.root.Values.database.existingSecret }}
       key: {{ . }}
       optional: true
 {{- end }}

@@ -186,6 +186,22 @@ async fn a_result_carries_turns_and_the_cost_of_this_attempt() {
     assert_eq!((usage.cost_micro_usd, usage.turns), (Some(16_280), 2));
 }
 
+#[tokio::test]
+async fn the_cli_is_named_once_and_again_when_it_is_another() {
+    let mut f = fixture();
+    let init =
+        |version: &str| json!({"type":"system","subtype":"init","claude_code_version":version});
+    let other = json!({"type":"system","subtype":"status"});
+    f.say(&[init("2.1.330"), other, init("2.1.330"), init("")])
+        .await;
+    assert_eq!(f.journal.read(|book| book.sequence), 1);
+    f.say(&[init("2.2.0")]).await;
+    let known = f
+        .journal
+        .read(|book| (book.sequence, book.cli_version.clone()));
+    assert_eq!(known, (2, Some("2.2.0".to_owned())));
+}
+
 #[test]
 fn a_message_that_is_too_long_is_cut_to_fit_an_event() {
     let mut message = metered(Uuid::nil(), answer("x"));

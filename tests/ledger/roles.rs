@@ -1,0 +1,166 @@
+//! Each part's role can do what its part does, and nothing else.
+
+use runledger::api::run::Phase;
+use runledger::ledger::Ledger;
+use runledger::ledger::migrate::{Args, migrate};
+use runledger::ledger::query::{RunFilter, Subject, Word};
+use runledger::ledger::records::WorkspaceRecord;
+use sqlx::{AssertSqlSafe, PgPool};
+use uuid::Uuid;
+
+use crate::database::migrated;
+use crate::shapes::{TARGET, at, batch, ended, events, record, run_id, running, session_id, usage};
+
+#[tokio::test]
+async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
+    let db = migrated().await;
+    let database = db.url.rsplit_once('/').unwrap().1.to_owned();
+    let name = |part: &str| format!("{part} of \"{database}\"");
+    let parts = ["controller", "server", "reader"];
+    for part in parts {
+        let role = name(part).replace('"', "\"\"");
+        sqlx::query(AssertSqlSafe(format!("CREATE ROLE \"{role}\" LOGIN")))
+            .execute(&db.pool)
+            .await
+            .unwrap();
+    }
+    let mut args = Args {
+        database_url: db.url.clone(),
+        ..Args::default()
+    };
+    args.roles.controller_role = Some(name("controller"));
+    args.roles.server_role = Some(name("server"));
+    args.roles.reader_role = Some(name("reader"));
+    for _ in 0..2 {
+        let mut out = Vec::new();
+        migrate(&args, &mut out).await.unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.contains(&format!("gave rights to {}", name("server"))),
+            "{out}"
+        );
+    }
+    let urls = parts.map(|part| {
+        let mut url = url::Url::parse(&db.url).unwrap();
+        url.set_username(&name(part)).unwrap();
+        url.to_string()
+    });
+    let [controller, server, reader] = urls.each_ref().map(|url| Ledger::connect(url).unwrap());
+    let controller = controller.of_cluster("c".to_owned());
+
+    // A stub by the server, the run by the controller, and all that follows.
+    server
+        .store(TARGET, &batch(1, &events(1, 2)[..4]), at(30))
+        .await
+        .unwrap();
+    controller.mirror(&record()).await.unwrap();
+    controller.mirror(&running(1)).await.unwrap();
+    server
+        .store(TARGET, &batch(1, &events(1, 2)), at(30))
+        .await
+        .unwrap();
+    let word = Word {
+        id: Uuid::from_u128(1),
+        namespace: "ns".to_owned(),
+        session_id: session_id(),
+        run_id: None,
+        actor: "ann".to_owned(),
+        user_id: None,
+        text: "Well done.".to_owned(),
+    };
+    server.say(&word).await.unwrap();
+    let workspace = WorkspaceRecord {
+        id: Uuid::from_u128(99),
+        namespace: "ns".to_owned(),
+        name: "w".to_owned(),
+        claim: None,
+        created_at: at(0),
+    };
+    controller.keep_workspaces(&[workspace]).await.unwrap();
+    controller
+        .mirror(&ended(Phase::Completed, 1, usage(2)))
+        .await
+        .unwrap();
+    assert_eq!(controller.workspaces_there().await.unwrap().len(), 1);
+    controller
+        .workspaces_gone(&[Uuid::from_u128(99)], at(9))
+        .await
+        .unwrap();
+    controller.ended_on_volumes_of_pods().await.unwrap();
+    controller.cleaned_up(&[run_id()]).await.unwrap();
+    server
+        .ended_on_the_workspace_of("ns", run_id(), run_id())
+        .await
+        .unwrap();
+    assert_eq!(
+        server
+            .audit_of(Subject::Session(session_id()), None, 9)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        db.one(
+            "SELECT (status, total_tokens, cost_source, workspace_cleaned_up) FROM workflow_runs"
+        )
+        .await
+        .unwrap(),
+        "(completed,240,sdk,t)"
+    );
+    let page = reader
+        .runs(
+            &RunFilter::default(),
+            Default::default(),
+            Default::default(),
+            None,
+            9,
+        )
+        .await
+        .unwrap();
+    assert_eq!(page.runs.len(), 1);
+
+    let [controller, server, reader] = [&urls[0], &urls[1], &urls[2]];
+    for (url, forbidden) in [
+        (
+            controller,
+            "UPDATE workflow_runs SET input_tokens = input_tokens",
+        ),
+        (controller, "UPDATE workflow_runs SET cost_estimate = 0"),
+        (controller, "UPDATE messages SET text_content = ''"),
+        (
+            controller,
+            "INSERT INTO audit (actor, action, allowed, namespace, run_id) VALUES ('a', 'kill', true, 'n', gen_random_uuid())",
+        ),
+        (server, "UPDATE workflow_runs SET status = 'failed'"),
+        (server, "UPDATE workflow_runs SET final_commit_hash = ''"),
+        (server, "DELETE FROM workflow_runs"),
+        (server, "UPDATE audit SET actor = ''"),
+        (server, "DELETE FROM audit"),
+        (server, "UPDATE model_prices SET usd_per_million = 0"),
+        (
+            reader,
+            "INSERT INTO sessions (id) VALUES (gen_random_uuid())",
+        ),
+        (reader, "CREATE TABLE mine ()"),
+    ] {
+        let pool = PgPool::connect(url).await.unwrap();
+        let error = sqlx::query(forbidden).execute(&pool).await.unwrap_err();
+        let code = error
+            .as_database_error()
+            .and_then(|e| e.code().map(|c| c.into_owned()));
+        assert_eq!(code.as_deref(), Some("42501"), "{forbidden}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_is_not_there_is_named() {
+    let db = migrated().await;
+    let mut args = Args {
+        database_url: db.url.clone(),
+        ..Args::default()
+    };
+    args.roles.server_role = Some("nobody".to_owned());
+    let error = migrate(&args, &mut Vec::new()).await.unwrap_err();
+    assert!(error.to_string().contains("given to nobody;"), "{error}");
+}
