@@ -31,10 +31,16 @@ bench-controller: ## Measure the controller beside Kubernetes' own for Jobs (N=1
 bench-ledger: ## Measure the ledger beside bare Postgres (SCALE=10: ten million runs)
 	@tests/bench/run bench-ledger $(SCALE)
 
+bench-git: ## Measure reports and what they are made of beside the git command
+	@tests/bench/git/run
+
+conformance: ## Hold reports against git on real clones (REPOS=dir: the folder that they are in)
+	@REPOS="$(abspath $(REPOS))" tests/git/conformance
+
 demo: ## Watch three runs go through a Kubernetes (RUN=my-run.yaml: apply that one)
 	@tests/demo/up $(if $(RUN),"$(RUN)")
 
 demo-down: ## Take the demo away
 	@tests/demo/down
 
-.PHONY: help preflight test sqlx generated bench-controller bench-ledger cluster-up cluster-down demo demo-down
+.PHONY: help preflight test sqlx generated bench-controller bench-git bench-ledger conformance cluster-up cluster-down demo demo-down

@@ -25,6 +25,16 @@ const MAX_NAMES: usize = 1_000_000;
 
 /// See [`super::inspect`].
 pub(super) fn inspect(path: &Path, since: &str) -> Result<Report, Error> {
+    report(path, since, None)
+}
+
+/// See [`super::compare`].
+pub(super) fn compare(path: &Path, from: &str, to: &str) -> Result<Report, Error> {
+    report(path, from, Some(to))
+}
+
+/// Up to HEAD and what is not committed on it, or up to another commit.
+fn report(path: &Path, since: &str, until: Option<&str>) -> Result<Report, Error> {
     let found = find(path)?;
     let open = |path: &Path| {
         Folder::open(path).map_err(|e| Error::file(format_args!("open {}", path.display()), &e))
@@ -38,7 +48,10 @@ pub(super) fn inspect(path: &Path, since: &str) -> Result<Report, Error> {
         common: &common,
         objects: &objects,
     };
-    let (branch, head) = refs.head()?;
+    let (branch, head) = match until {
+        None => refs.head()?,
+        Some(until) => (None, Some(refs.revision(until)?)),
+    };
     let initial = refs.revision(since)?;
     let boundary = refs.boundary()?;
 
@@ -56,7 +69,9 @@ pub(super) fn inspect(path: &Path, since: &str) -> Result<Report, Error> {
         None => survey::between(&objects, Some(initial), head, &boundary, None)?,
     };
     report.branch = branch;
-    survey::add_uncommitted(&mut report, ground.as_ref(), head);
+    if until.is_none() {
+        survey::add_uncommitted(&mut report, ground.as_ref(), head);
+    }
     Ok(report)
 }
 

@@ -30,6 +30,7 @@ mod line_ends;
 mod lines;
 mod notes;
 mod objects;
+mod pack;
 mod push;
 mod record;
 mod refs;
@@ -190,6 +191,13 @@ pub fn changes(
 pub fn inspect(path: &Path, since: &str) -> Result<Report, Error> {
     runtime::prepare()?;
     inspect::inspect(path, since)
+}
+
+/// What changed between any two commits of a repository on disk, which it does for the tests that hold
+/// it against git.
+pub fn compare(path: &Path, from: &str, to: &str) -> Result<Report, Error> {
+    runtime::prepare()?;
+    inspect::compare(path, from, to)
 }
 
 /// Points the remote's branch at `commit`, fast-forward only, and makes it if there is none.

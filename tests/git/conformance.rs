@@ -521,3 +521,50 @@ fn random_work_is_told_as_git_tells_it() {
         }
     }
 }
+
+/// `make conformance REPOS=dir`: every neighbouring pair of commits of the clones in a folder, and a
+/// thousand pairs that lie apart.
+#[test]
+#[ignore = "wants clones: make conformance REPOS=dir"]
+fn real_repositories_are_told_as_git_tells_them() {
+    let repos = std::env::var("REPOS").unwrap();
+    let mut dice = Dice::from_environment();
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for entry in std::fs::read_dir(repos).unwrap() {
+        let repo = entry.unwrap().path();
+        let list = command(&repo, &["rev-list", "--all", "--parents"])
+            .output()
+            .unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        let all: Vec<&str> = list.lines().map(|line| &line[..40]).collect();
+        if all.is_empty() {
+            continue;
+        }
+        let mut pairs: Vec<(&str, &str)> = list
+            .lines()
+            .flat_map(|line| line.split(' ').skip(1).map(|parent| (parent, &line[..40])))
+            .collect();
+        let any = |dice: &mut Dice| all[dice.below(all.len())];
+        pairs.extend((0..1000).map(|_| (any(&mut dice), any(&mut dice))));
+        println!("{}: {} pairs", repo.display(), pairs.len());
+        for (from, to) in pairs {
+            compared += 1;
+            let report = git::compare(&repo, from, to).unwrap();
+            let hashes: Vec<&str> = report.commits.iter().map(|c| c.hash.as_str()).collect();
+            let listed = lab::git(&repo, &["rev-list", &format!("{from}..{to}")]);
+            let is_same = same("rev-list", &hashes, &listed.lines().collect()).and_then(|()| {
+                same(
+                    "numstat",
+                    &numstat_by_us(&report.committed),
+                    &numstat_of(&repo, &[from, to]),
+                )
+            });
+            if let Err(what) = is_same {
+                println!("{from} {to}: {what}");
+                wrong.push((from.to_owned(), to.to_owned()));
+            }
+        }
+    }
+    println!("{compared} pairs compared, {} differ", wrong.len());
+    assert!(wrong.is_empty(), "{wrong:?}");
+}

@@ -16,6 +16,10 @@ impl Dice {
             Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() as u64,
         };
         println!("GIT_SEED={seed}");
+        Self::new(seed)
+    }
+
+    pub(crate) fn new(seed: u64) -> Self {
         Self { seed, state: seed }
     }
 

@@ -10,6 +10,7 @@
 mod checkouts;
 mod conformance;
 mod dice;
+mod fuzz;
 mod histories;
 mod lab;
 mod planted;
