@@ -98,7 +98,7 @@ fn make(bare: &Path) {
     std::fs::create_dir(bare).unwrap();
     lab::git(bare, &["init", "-q", "--bare", "-b", "main"]);
     let mut import = String::new();
-    let mut begin = |import: &mut String, subject: &str| {
+    let begin = |import: &mut String, subject: &str| {
         let _ = write!(
             import,
             "commit refs/heads/main\ncommitter A <a@b> {} +0000\ndata {}\n{subject}\n",
