@@ -1,7 +1,7 @@
 //! `runledger migrate import-legacy`, on databases of the earlier system that chance has made.
 
 use runledger::ledger::legacy::{ImportArgs, LOGS, PROCESSES, Report, SESSIONS};
-use runledger::ledger::migrate::{Args, Error, import_legacy};
+use runledger::ledger::migrate::{Args, Error, drop_legacy, import_legacy};
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 
 use crate::database::{empty, up};
@@ -192,20 +192,65 @@ async fn rows_as_text_in_another_database_make_the_same_runs() {
     assert_eq!(
         one(&pool, "SELECT format('%s %s %s %s', result, status, created_at > now() - interval '1 hour', (metadata -> 'legacy') - 'read')
                     FROM workflow_runs WHERE run_id = 'run-nul'").await,
-        "a\u{fffd}b completed t {\"altered\": true, \"agent_type\": \"claude-code\", \"session_id\": \"50000000-0000-4000-8000-000000000001\", \"unreadable\": {\"created_at\": \"yesterday\"}}"
+        "a\u{fffd}b completed t {\"altered\": true, \"agent_type\": \"claude-code\", \"unreadable\": {\"created_at\": \"yesterday\"}}"
     );
     bring(&native, &pool).await;
     as_expected(&pool).await;
+    copied(&native, &pool).await;
+    // From now on the sessions here are what counts; what came from there may go.
+    import(&url, ImportArgs::default()).await.unwrap();
+    let args = Args {
+        database_url: url,
+        ..Args::default()
+    };
+    drop_legacy(&args, &mut Vec::new()).await.unwrap();
+}
+
+/// Users, agents, sessions and messages are here as they are there.
+async fn copied(from: &PgPool, to: &PgPool) {
+    for (query, also) in [
+        ("SELECT md5(string_agg(concat_ws('|', id::text, email, updated_at::timestamptz), ',' ORDER BY id::text)) FROM users", ""),
+        ("SELECT md5(string_agg(concat_ws('|', name, model), ',' ORDER BY name)) FROM agents", ""),
+        (
+            "SELECT md5(string_agg(concat_ws('|', s.id::text, user_id::text, a.name, s.name, s.updated_at::timestamptz, message_count),
+                 ',' ORDER BY s.id::text)) FROM sessions s LEFT JOIN agents a ON a.id = s.agent_id",
+            " WHERE s.id::text NOT LIKE '50%'",
+        ),
+        (
+            "SELECT md5(string_agg(concat_ws('|', m.id::text, session_id::text, role, text_content, tool_calls::jsonb,
+                 m.updated_at::timestamptz), ',' ORDER BY m.id::text)) FROM messages m",
+            "",
+        ),
+    ] {
+        let query = format!("{query}{also}");
+        assert_eq!(one(to, &query).await, one(from, &query).await, "{query}");
+    }
+    assert_eq!(
+        one(
+            to,
+            "SELECT metadata -> 'lost' ->> 'created_at' FROM sessions WHERE name = 'nul'"
+        )
+        .await,
+        "yesterday"
+    );
 }
 
 /// Puts the native rows beside the ledger, for comparison only.
 async fn bring(from: &PgPool, to: &PgPool) {
     run(to, "CREATE SCHEMA old").await;
-    for table in ["sessions", "workflow_processes"] {
-        run(to, &format!("CREATE TABLE old.{table} (LIKE public.sessions)").replace("old.workflow_processes (LIKE public.sessions)",
-            "old.workflow_processes (run_id text, pid int, status text, workflow_name text, session_id text, user_id text,
+    for (table, columns) in [
+        (
+            "sessions",
+            "id uuid, user_id uuid, name text, metadata jsonb, created_at timestamptz, updated_at timestamptz",
+        ),
+        (
+            "workflow_processes",
+            "run_id text, pid int, status text, workflow_name text, session_id text, user_id text,
              started_at timestamptz, last_heartbeat timestamptz, workspace_path text, process_info jsonb,
-             created_at timestamptz, updated_at timestamptz)")).await;
+             created_at timestamptz, updated_at timestamptz",
+        ),
+    ] {
+        run(to, &format!("CREATE TABLE old.{table} ({columns})")).await;
         let rows = one(from, &format!("SELECT jsonb_agg(t) FROM old.{table} t")).await;
         sqlx::query(AssertSqlSafe(format!(
             "INSERT INTO old.{table} SELECT * FROM jsonb_populate_recordset(NULL::old.{table}, $1::jsonb)"

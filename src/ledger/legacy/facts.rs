@@ -1,17 +1,12 @@
 //! What a source of the earlier system knows of a run, and how sources become one row: the first that
 //! has a fact wins, in the order session, process, log. Pure.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
+use super::reader::Reader;
 use super::values;
-
-/// A run whose last sign of life is older has died without a word.
-const STALE: SignedDuration = SignedDuration::from_mins(5);
-/// Longest text of an indexed column.
-const MAX_NAME: usize = 255;
 
 /// Keys of `sessions.metadata` that are facts of a run. Each goes to a column or to `metadata.legacy`.
 pub(super) const KEYS: [&str; 25] = [
@@ -64,11 +59,11 @@ impl Status {
         })
     }
 
-    fn is_end(self) -> bool {
+    pub(super) fn is_end(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Killed)
     }
 
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Running => "running",
@@ -84,31 +79,31 @@ impl Status {
 pub(super) struct Facts {
     pub(super) run_id: Option<String>,
     pub(super) workflow_name: Option<String>,
-    task: Option<String>,
-    status: Option<Status>,
-    session_id: Option<String>,
-    session_name: Option<String>,
-    user_id: Option<String>,
-    created_at: Option<Timestamp>,
-    completed_at: Option<Timestamp>,
+    pub(super) task: Option<String>,
+    pub(super) status: Option<Status>,
+    pub(super) session_id: Option<String>,
+    pub(super) session_name: Option<String>,
+    pub(super) user_id: Option<String>,
+    pub(super) created_at: Option<Timestamp>,
+    pub(super) completed_at: Option<Timestamp>,
     /// When the run last showed that it is alive, in its heartbeat or log.
-    alive_at: Option<Timestamp>,
+    pub(super) alive_at: Option<Timestamp>,
     /// When its session last changed: counts where nothing else tells.
-    touched_at: Option<Timestamp>,
-    duration_seconds: Option<i32>,
-    workspace_path: Option<String>,
-    workspace_persistent: Option<bool>,
-    result: Option<String>,
-    error: Option<String>,
-    cost: Option<Decimal>,
-    input: Option<i64>,
-    output: Option<i64>,
-    total: Option<i64>,
-    cache_creation: Option<i64>,
-    cache_read: Option<i64>,
-    git_repo: Option<String>,
-    git_branch: Option<String>,
-    final_commit: Option<String>,
+    pub(super) touched_at: Option<Timestamp>,
+    pub(super) duration_seconds: Option<i32>,
+    pub(super) workspace_path: Option<String>,
+    pub(super) workspace_persistent: Option<bool>,
+    pub(super) result: Option<String>,
+    pub(super) error: Option<String>,
+    pub(super) cost: Option<Decimal>,
+    pub(super) input: Option<i64>,
+    pub(super) output: Option<i64>,
+    pub(super) total: Option<i64>,
+    pub(super) cache_creation: Option<i64>,
+    pub(super) cache_read: Option<i64>,
+    pub(super) git_repo: Option<String>,
+    pub(super) git_branch: Option<String>,
+    pub(super) final_commit: Option<String>,
     /// Goes to `metadata.legacy`.
     pub(super) legacy: Map<String, Value>,
 }
@@ -338,154 +333,10 @@ impl Facts {
             self.status = Some(status);
         }
     }
-
-    /// The row, in the words of the ledger's columns. `now` decides what is stale.
-    pub(super) fn row(mut self, id: Uuid, run_id: &str, now: Timestamp) -> Value {
-        let mut note = None;
-        let alive_at = self.alive_at.or(self.touched_at);
-        let status = match self.status {
-            Some(status) if status.is_end() => status,
-            Some(status) if alive_at.is_some_and(|at| now.duration_since(at) <= STALE) => status,
-            told => {
-                note = Some(match told {
-                    Some(_) => {
-                        "The earlier system lost sight of the run; it was last known to be running."
-                    }
-                    None => "The earlier system did not keep how the run ended.",
-                });
-                self.completed_at = self.completed_at.or(alive_at);
-                if let Some(told) = told {
-                    let raw = json!(told.word());
-                    self.legacy.entry("raw_status".to_owned()).or_insert(raw);
-                }
-                Status::Failed
-            }
-        };
-        let completed_at = self.completed_at.filter(|_| status.is_end());
-        let between = self
-            .created_at
-            .zip(completed_at)
-            .and_then(|(from, to)| i32::try_from(to.duration_since(from).as_secs().max(0)).ok());
-        let session = uuid(&mut self.legacy, "session_id", self.session_id.take());
-        let user = uuid(&mut self.legacy, "user_id", self.user_id.take());
-        let session_name = shorten(&mut self.legacy, "session_name", self.session_name.take());
-        let git_branch = shorten(&mut self.legacy, "git_branch", self.git_branch.take());
-        let commit = shorten(
-            &mut self.legacy,
-            "final_commit_hash",
-            self.final_commit.take(),
-        );
-        let workflow = shorten(&mut self.legacy, "workflow_name", self.workflow_name.take());
-        let cost = self.cost.map(|cost| cost.round_dp(6));
-        let parts = [
-            self.input,
-            self.output,
-            self.cache_read,
-            self.cache_creation,
-        ];
-        let sum = parts
-            .iter()
-            .flatten()
-            .try_fold(0_i64, |sum, n| sum.checked_add(*n));
-        // The earlier total may have left the cache out; with no parts it is all there is.
-        let total = if parts.iter().any(Option::is_some) {
-            sum
-        } else {
-            self.total
-        };
-        if let Some(said) = self.total.filter(|said| Some(*said) != total) {
-            self.legacy.insert("total_tokens".to_owned(), json!(said));
-        }
-        json!({
-            "id": id,
-            "run_id": run_id,
-            "workflow_name": workflow,
-            "task_input": self.task,
-            "status": status.word(),
-            "session_id": session,
-            "session_name": session_name,
-            "user_id": user,
-            "created_at": self.created_at.or(completed_at),
-            "completed_at": completed_at,
-            "duration_seconds": self.duration_seconds.or(between),
-            "workspace_path": self.workspace_path,
-            "workspace_persistent": self.workspace_persistent,
-            "result": self.result,
-            "error_message": self.error.or_else(|| note.map(str::to_owned)),
-            "cost_estimate": cost.map(|cost| cost.to_string()),
-            "input_tokens": self.input,
-            "output_tokens": self.output,
-            "cache_read_tokens": self.cache_read,
-            "cache_creation_tokens": self.cache_creation,
-            "total_tokens": total,
-            "git_repo": self.git_repo,
-            "git_branch": git_branch,
-            "final_commit_hash": commit,
-            "legacy": self.legacy,
-        })
-    }
-}
-
-/// The text cut to what an indexed column takes; the whole of it is kept.
-fn shorten(legacy: &mut Map<String, Value>, key: &str, text: Option<String>) -> Option<String> {
-    let text = text?;
-    let cut: String = text.chars().take(MAX_NAME).collect();
-    if cut.len() < text.len() {
-        legacy.insert(format!("whole_{key}"), json!(text));
-    }
-    Some(cut)
 }
 
 /// What a run can have cost: the column holds no more, and nothing was ever paid back.
 fn cost(value: &Value) -> Option<Decimal> {
     let bounds = Decimal::ZERO..Decimal::from(1_000_000_000_000_i64);
     values::decimal(value).filter(|cost| bounds.contains(cost))
-}
-
-/// The text as a UUID; another one is kept.
-fn uuid(legacy: &mut Map<String, Value>, key: &str, text: Option<String>) -> Option<Uuid> {
-    let text = text?;
-    match Uuid::parse_str(text.trim()) {
-        Ok(uuid) => Some(uuid),
-        Err(_) => {
-            legacy.insert(key.to_owned(), json!(text));
-            None
-        }
-    }
-}
-
-/// Reads values; one that is there and can't be read is kept under `unreadable`.
-struct Reader<'a> {
-    from: &'a Map<String, Value>,
-    legacy: &'a mut Map<String, Value>,
-}
-
-impl<'a> Reader<'a> {
-    fn new(from: &'a Map<String, Value>, legacy: &'a mut Map<String, Value>) -> Self {
-        Self { from, legacy }
-    }
-
-    fn get<T>(&mut self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
-        let value = self.from.get(key).filter(|value| !value.is_null())?;
-        let known = read(value);
-        if known.is_none() && value.as_str() != Some("") {
-            let entry = self.legacy.entry("unreadable").or_insert_with(|| json!({}));
-            if let Some(map) = entry.as_object_mut() {
-                map.insert(key.to_owned(), value.clone());
-            }
-        }
-        known
-    }
-
-    fn text(&mut self, key: &str) -> Option<String> {
-        self.from.get(key).and_then(values::text)
-    }
-
-    fn time(&mut self, key: &str) -> Option<Timestamp> {
-        self.get(key, values::time)
-    }
-
-    fn count(&mut self, key: &str) -> Option<i64> {
-        self.get(key, values::count)
-    }
 }

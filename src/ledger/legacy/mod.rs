@@ -6,10 +6,13 @@
 //! it (`metadata.legacy.read`), so that an import that was interrupted goes on where it was, and one
 //! that is repeated changes nothing.
 
+mod copy;
 mod facts;
 mod logs;
+mod reader;
 mod remove;
 mod report;
+mod row;
 mod source;
 mod values;
 mod write;
@@ -26,6 +29,7 @@ pub use remove::DropArgs;
 pub(super) use remove::run as remove;
 pub use report::{Count, Report};
 
+use copy::Copy;
 use facts::Facts;
 use logs::Logs;
 use source::{Row, Source};
@@ -44,7 +48,8 @@ pub const LOGS: &str = "log files";
 /// workflow_processes, of the facts in metadata of sessions whose agent_type is claude-code, and of log
 /// files. Where several know the same run, they become one row, and the first that has a fact wins, in
 /// that order: session, process, log. What has no column is kept in metadata.legacy. Columns of the
-/// tables may be native or text. May be interrupted and repeated at any time: what was imported before
+/// tables may be native or text. With --from, users, agents, sessions and messages are copied as well:
+/// ids stay, and rows that are there already do too. May be interrupted and repeated at any time: what was imported before
 /// is not imported again.
 #[derive(Clone, Debug, Default, Parser)]
 pub struct ImportArgs {
@@ -99,6 +104,11 @@ pub(super) async fn import(
         drop(logs.names().map_err(|e| Error::Logs(logs.0.clone(), e))?);
     }
     let mut stream = Source::new(stream).await?;
+    if args.from.is_some() {
+        // First, so that runs find their sessions.
+        let copy = Copy::new(import.ledger, &mut import.report, dry, import.out);
+        copy.run(&mut stream).await?;
+    }
     if stream.sessions {
         import.sessions(&mut stream).await?;
     }

@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use serde_json::{Map, Value};
-use sqlx::{Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::Error;
 
@@ -84,8 +84,32 @@ impl Source {
         self.rows(PROCESSES)
     }
 
-    fn rows(&mut self, sql: &'static str) -> Rows<'_> {
-        Rows(sqlx::query_as(sql).fetch(&mut self.connection))
+    /// All rows of a table.
+    pub(super) fn all(&mut self, table: &str, order: &str) -> Rows<'_> {
+        self.rows(format!(
+            "SELECT to_jsonb(t)::text, NULL::text FROM {table} t ORDER BY {order}"
+        ))
+    }
+
+    /// Whether there is such a table.
+    pub(super) async fn has(&mut self, table: &str) -> Result<bool, Error> {
+        self.has_column(table, "id").await
+    }
+
+    /// Whether there is such a table, with such a column.
+    pub(super) async fn has_column(&mut self, table: &str, column: &str) -> Result<bool, Error> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2)",
+        )
+        .bind(table)
+        .bind(column)
+        .fetch_one(&mut self.connection)
+        .await
+        .map_err(Error::Source)
+    }
+
+    fn rows(&mut self, sql: impl Into<String>) -> Rows<'_> {
+        Rows(sqlx::query_as(AssertSqlSafe(sql.into())).fetch(&mut self.connection))
     }
 
     pub(super) async fn processes_of(&mut self, run_ids: &[String]) -> Result<Vec<Row>, Error> {
