@@ -77,7 +77,10 @@ async fn copy(server: &Server) -> Result<Duration> {
         rows.push(bytes);
     }
     server
-        .run("TRUNCATE run_events; TRUNCATE messages CASCADE")
+        .run(
+            "CREATE TABLE bare_events (LIKE run_events INCLUDING ALL);
+             CREATE TABLE bare_messages (LIKE messages INCLUDING ALL)",
+        )
         .await?;
     let began = Instant::now();
     for (into, bytes) in [

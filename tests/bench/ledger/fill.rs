@@ -13,8 +13,9 @@ pub(crate) struct Size {
     pub(crate) messages: i32,
 }
 
-/// Namespaces that runs are spread over, workflows, models and repositories.
-pub(crate) const NAMESPACES: i32 = 50;
+/// Namespaces that they are spread over.
+pub(crate) const NAMESPACES: u32 = 50;
+/// Sessions.
 pub(crate) const SESSIONS: i32 = 1000;
 
 impl Size {

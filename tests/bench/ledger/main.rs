@@ -14,6 +14,7 @@
 
 mod events;
 mod fill;
+mod import;
 #[path = "../machine.rs"]
 mod machine;
 mod reads;
@@ -32,9 +33,13 @@ use table::Table;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let scale = std::env::args()
-        .nth(1)
-        .map_or(Ok(1.0), |scale| scale.parse());
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, word, url] = words.as_slice()
+        && word == import::WORD
+    {
+        return import::run(url).await;
+    }
+    let scale = words.get(1).map_or(Ok(1.0), |scale| scale.parse());
     let scale: f64 = scale.context("usage: bench-ledger [SCALE]")?;
     ensure!(
         (0.001..=100.0).contains(&scale),
@@ -62,6 +67,8 @@ async fn bench(root: &Path, size: Size) -> Result<()> {
     reads::measure(&server, size, &mut table).await?;
     say("status upserts");
     upserts::measure(&server, &mut table).await?;
+    say("the import of legacy rows");
+    import::measure(&server, &mut table).await?;
     say("done");
     println!("{table}");
     Ok(())
