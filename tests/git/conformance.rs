@@ -496,7 +496,7 @@ impl Status {
 #[test]
 fn random_work_is_told_as_git_tells_it() {
     let dice = Dice::from_environment();
-    let steps = std::env::var("GIT_STEPS").map_or(120, |steps| steps.parse().unwrap());
+    let steps = std::env::var("GIT_STEPS").map_or(60, |steps| steps.parse().unwrap());
     let seed = dice.seed();
     let mut playground = Playground::new(dice);
     for step in 0..steps {
