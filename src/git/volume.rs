@@ -11,6 +11,7 @@ use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// What a name turned out to be.
 #[derive(Debug)]
@@ -70,6 +71,14 @@ impl Folder {
         } else {
             Found::Odd
         })
+    }
+
+    /// Takes away what has this name, one step down, whatever it is but a folder; a symlink itself.
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn step(&self, name: &[u8], extra: OFlag) -> io::Result<Found<OwnedFd>> {

@@ -15,6 +15,7 @@ mod histories;
 mod lab;
 mod planted;
 mod remotes;
+mod rough;
 mod server;
 mod ssh;
 mod states;
