@@ -7,32 +7,29 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::ApiResource;
-use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType};
-use kube::{Api, Resource as _, ResourceExt as _};
-use serde_json::json;
+use kube::core::ObjectMeta;
+use kube::{Api, ResourceExt as _};
 
 use crate::api::run::WorkflowRunStatus;
 use crate::api::workspace::WorkspaceSpec;
 use crate::api::{WorkflowRun, Workspace};
-use crate::names::{FIELD_MANAGER, finalizers, labels};
+use crate::names::{finalizers, labels};
 
 use super::context::Context;
 use super::error::{Error, answer};
 use super::observe;
-use super::shapes::{Again, Ledger, NewPod, Note, Plan, PodRef, Unprotect};
+use super::shapes::{Again, Ledger, NewPod, Plan, PodRef, Unprotect};
 use super::validate::WorkspaceWanted;
-use super::{end, naming, pod, watches};
+use super::write::Writer;
+use super::{end, naming, pod, tell, watches};
 
 /// Longest wait before the ledger is tried again.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of a plan.
 pub(super) enum Applied {
-    /// It is carried out.
-    Done(Action),
+    /// It is carried out; when to look again, should nothing happen before.
+    Done(Option<Duration>),
     /// The API server refused the pod, which is remembered: another plan is needed.
     Refused,
 }
@@ -60,13 +57,12 @@ pub(super) async fn apply(
     } = plan;
     let namespace = run.namespace().ok_or(Error::Incomplete("a namespace"))?;
     let uid = run.uid().ok_or(Error::Incomplete("a uid"))?;
-    let api: Api<WorkflowRun> = Api::namespaced(context.client.clone(), &namespace);
     let mut run = run;
     if protect {
         // It carries the resource version, and so verifies as well.
-        run = finalizers_of(context, &api, &run, true).await?;
+        run = finalizer(context, &namespace, &run, true).await?;
     } else if verify {
-        still_the_newest(&api, &run).await?;
+        still_the_newest(context, &namespace, &run).await?;
     }
     if let Some(wanted) = workspace {
         make_workspace(context, &namespace, wanted).await?;
@@ -86,12 +82,12 @@ pub(super) async fn apply(
         }
     }
     let (recorded, later) = match ledger {
-        Ledger::Nothing => (false, None),
-        Ledger::Later(record) => (false, Some(record)),
-        Ledger::Final(record) => (context.mirror.now(&record).await, None),
+        Ledger::Nothing => (None, None),
+        Ledger::Later(record) => (None, Some(record)),
+        Ledger::Final(record) => (Some(context.mirror.now(&record).await), None),
     };
-    let awaits_record = unprotect == Unprotect::WhenRecorded;
-    let status = if awaits_record && !recorded {
+    let unrecorded = recorded == Some(false);
+    let status = if unrecorded {
         status_unrecorded
     } else {
         status
@@ -103,51 +99,40 @@ pub(super) async fn apply(
         context.mirror.later(record);
     }
     if let Some(note) = event {
-        tell(context, &run, note);
+        tell::tell(context, &run, note);
     }
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
     for pod in &release {
-        release_pod(context, &pods, &namespace, pod).await?;
+        release_pod(context, &namespace, pod).await?;
     }
     for pod in &delete {
-        delete_pod(context, &pods, &namespace, pod).await?;
+        delete_pod(context, &namespace, pod).await?;
     }
     let lets_go = match unprotect {
         Unprotect::No => false,
-        Unprotect::WhenRecorded => recorded,
+        Unprotect::WhenRecorded => recorded == Some(true),
         Unprotect::Now => true,
     };
     if lets_go && run.finalizers().iter().any(|one| one == finalizers::RUN) {
-        finalizers_of(context, &api, &run, false).await?;
+        finalizer(context, &namespace, &run, false).await?;
         context.setbacks.forget(&uid);
     }
-    if awaits_record && !recorded {
-        return Ok(Applied::Done(Action::requeue(
-            context.setbacks.failed(&uid, LEDGER_PATIENCE),
-        )));
+    if unrecorded {
+        let wait = context.setbacks.failed(&uid, LEDGER_PATIENCE);
+        return Ok(Applied::Done(Some(wait)));
     }
     Ok(Applied::Done(match again {
-        Again::OnChange => Action::await_change(),
-        Again::After(wait) => Action::requeue(wait),
+        Again::OnChange => None,
+        Again::After(wait) => Some(wait),
     }))
 }
 
-fn post() -> PostParams {
-    PostParams {
-        dry_run: false,
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-    }
-}
-
-fn merge() -> PatchParams {
-    PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    }
-}
-
-async fn still_the_newest(api: &Api<WorkflowRun>, run: &WorkflowRun) -> Result<(), Error> {
+async fn still_the_newest(
+    context: &Context,
+    namespace: &str,
+    run: &WorkflowRun,
+) -> Result<(), Error> {
     let name = run.name_any();
+    let api: Api<WorkflowRun> = Api::namespaced(context.client.clone(), namespace);
     let live = api
         .get_metadata_opt(&name)
         .await
@@ -160,39 +145,26 @@ async fn still_the_newest(api: &Api<WorkflowRun>, run: &WorkflowRun) -> Result<(
 }
 
 /// Puts our finalizer on the run, or takes it off.
-async fn finalizers_of(
+async fn finalizer(
     context: &Context,
-    api: &Api<WorkflowRun>,
+    namespace: &str,
     run: &WorkflowRun,
     hold: bool,
 ) -> Result<Arc<WorkflowRun>, Error> {
-    let name = run.name_any();
-    let mut all: Vec<String> = run
-        .finalizers()
-        .iter()
-        .filter(|one| *one != finalizers::RUN)
-        .cloned()
-        .collect();
-    if hold {
-        all.push(finalizers::RUN.to_owned());
-    }
-    let patch = json!({"metadata": {
-        "uid": run.metadata.uid,
-        "resourceVersion": run.metadata.resource_version,
-        "finalizers": all,
-    }});
-    let result = api.patch(&name, &merge(), &Patch::Merge(&patch)).await;
-    match result {
-        Ok(mut written) => {
-            watches::strip_run(&mut written);
-            Ok(context.written.runs.put(written))
-        }
-        // Without finalizers it went at once.
-        Err(error) if !hold && answer(&error).is_some_and(kube::core::Status::is_not_found) => {
-            Ok(Arc::new(run.clone()))
-        }
-        Err(error) => Err(Error::doing(format!("change the finalizers of run {name}"))(error)),
-    }
+    let written = Writer::<WorkflowRun>::new(&context.client, namespace)
+        .finalizer(&run.metadata, finalizers::RUN, hold)
+        .await
+        .map_err(Error::doing(format!(
+            "change the finalizers of run {}",
+            run.name_any()
+        )))?;
+    let mut new = run.clone();
+    let Some(meta) = written else {
+        return Ok(Arc::new(new));
+    };
+    new.metadata = meta;
+    watches::strip_run(&mut new);
+    Ok(context.written.runs.put(new))
 }
 
 async fn make_workspace(
@@ -221,11 +193,11 @@ async fn make_workspace(
         )]
         .into(),
     );
-    let api: Api<Workspace> = Api::namespaced(context.client.clone(), namespace);
-    match api.create(&post(), &workspace).await {
-        Ok(mut made) => {
-            made.metadata.managed_fields = None;
-            context.written.workspaces.put(made);
+    let writer = Writer::new(&context.client, namespace);
+    match writer.create(&workspace).await {
+        Ok(meta) => {
+            workspace.metadata = meta;
+            context.written.workspaces.put(workspace);
             Ok(())
         }
         Err(error) if answer(&error).is_some_and(kube::core::Status::is_already_exists) => Ok(()),
@@ -250,7 +222,7 @@ async fn make_pod(
         claim,
     } = new;
     let ca = context.server_ca.borrow().clone().unwrap_or_default();
-    let pod = pod::build(
+    let mut pod = pod::build(
         run,
         &resolved,
         attempt,
@@ -259,13 +231,14 @@ async fn make_pod(
         &context.config,
     )?;
     let name = naming::pod(&resolved.name, attempt);
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let error = match api.create(&post(), &pod).await {
-        Ok(mut made) => {
+    let writer = Writer::new(&context.client, namespace);
+    let error = match writer.create(&pod).await {
+        Ok(meta) => {
             context.counters.pods.fetch_add(1, Ordering::Relaxed);
-            watches::strip_pod(&mut made);
-            let uid = made.uid().ok_or(Error::Incomplete("a uid"))?;
-            context.written.pods.put(made);
+            pod.metadata = meta;
+            watches::strip_pod(&mut pod);
+            let uid = pod.uid().ok_or(Error::Incomplete("a uid"))?;
+            context.written.pods.put(pod);
             return Ok(Made::Pod(uid));
         }
         Err(error) => error,
@@ -303,127 +276,56 @@ async fn make_pod(
     })
 }
 
-/// Writes the whole status, against the resource version that it was made from.
 async fn write_status(
     context: &Context,
     run: &WorkflowRun,
     namespace: &str,
     status: WorkflowRunStatus,
 ) -> Result<Arc<WorkflowRun>, Error> {
-    let name = run.name_any();
-    let resource = ApiResource::erase::<WorkflowRun>(&());
-    let mut object = DynamicObject::new(&name, &resource).within(namespace);
-    object.metadata.uid = run.metadata.uid.clone();
-    object.metadata.resource_version = run.metadata.resource_version.clone();
-    object.data = json!({"status": status});
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), namespace, &resource);
-    let written = api
-        .replace_status(&name, &post(), &object)
+    let written = Writer::<WorkflowRun>::new(&context.client, namespace)
+        .status(&run.metadata, &status)
         .await
-        .map_err(Error::doing(format!("write the status of run {name}")))?;
+        .map_err(Error::doing(format!(
+            "write the status of run {}",
+            run.name_any()
+        )))?;
     let mut new = run.clone();
-    new.metadata.resource_version = written.metadata.resource_version;
+    new.metadata.resource_version = written.resource_version;
     new.status = Some(status);
     Ok(context.written.runs.put(new))
 }
 
-/// Tells people, without waiting for it: Events are no part of the run's state.
-fn tell(context: &Context, run: &WorkflowRun, note: Note) {
-    let Note {
-        warning,
-        reason,
-        message,
-    } = note;
-    let recorder = context.recorder.clone();
-    let reference = run.object_ref(&());
-    let event = Event {
-        type_: if warning {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        },
-        action: reason.clone(),
-        reason,
-        note: Some(message),
-        secondary: None,
-    };
-    tokio::spawn(async move {
-        if let Err(error) = recorder.publish(&event, &reference).await {
-            tracing::debug!(%error, "an Event was not taken");
-        }
-    });
+async fn release_pod(context: &Context, namespace: &str, pod: &PodRef) -> Result<(), Error> {
+    let PodRef { name, uid } = pod;
+    let left = Writer::<Pod>::new(&context.client, namespace)
+        .release(name, uid, finalizers::POD)
+        .await
+        .map_err(Error::doing(format!("let go of pod {name}")))?;
+    remember(context, namespace, pod, left);
+    Ok(())
 }
 
-async fn release_pod(
-    context: &Context,
-    api: &Api<Pod>,
-    namespace: &str,
-    pod: &PodRef,
-) -> Result<(), Error> {
+async fn delete_pod(context: &Context, namespace: &str, pod: &PodRef) -> Result<(), Error> {
     let PodRef { name, uid } = pod;
-    let patch = json!({"metadata": {
-        "uid": uid,
-        "$deleteFromPrimitiveList/finalizers": [finalizers::POD],
-    }});
-    match api.patch(name, &merge(), &Patch::Strategic(&patch)).await {
-        Ok(mut released) => {
-            let gone = released.finalizers().is_empty()
-                && released.metadata.deletion_timestamp.is_some()
-                && released.metadata.deletion_grace_period_seconds.unwrap_or(0) == 0;
-            if gone {
-                context.written.pods.bury(namespace, name, uid);
-            } else {
-                watches::strip_pod(&mut released);
-                context.written.pods.put(released);
-            }
-            Ok(())
-        }
-        Err(error) if answer(&error).is_some_and(kube::core::Status::is_not_found) => {
-            context.written.pods.bury(namespace, name, uid);
-            Ok(())
-        }
-        Err(error) => Err(Error::doing(format!("let go of pod {name}"))(error)),
-    }
+    let left = Writer::<Pod>::new(&context.client, namespace)
+        .delete(name, uid)
+        .await
+        .map_err(Error::doing(format!("delete pod {name}")))?;
+    remember(context, namespace, pod, left);
+    Ok(())
 }
 
-async fn delete_pod(
-    context: &Context,
-    api: &Api<Pod>,
-    namespace: &str,
-    pod: &PodRef,
-) -> Result<(), Error> {
+/// What is left of the pod after a write; what its containers do, the cache will tell.
+fn remember(context: &Context, namespace: &str, pod: &PodRef, left: Option<ObjectMeta>) {
     let PodRef { name, uid } = pod;
-    let params = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: Some(uid.clone()),
-            resource_version: None,
-        }),
-        ..DeleteParams::default()
+    let Some(meta) = left else {
+        context.written.pods.bury(namespace, name, uid);
+        return;
     };
-    match api.delete(name, &params).await {
-        Ok(either) => {
-            let left = either.left().filter(|left| {
-                left.metadata.deletion_timestamp.is_some()
-                    && (left.metadata.deletion_grace_period_seconds.unwrap_or(0) > 0
-                        || !left.finalizers().is_empty())
-            });
-            match left {
-                Some(mut left) => {
-                    watches::strip_pod(&mut left);
-                    context.written.pods.put(left);
-                }
-                None => context.written.pods.bury(namespace, name, uid),
-            }
-            Ok(())
-        }
-        Err(error)
-            if answer(&error)
-                .is_some_and(|status| status.is_not_found() || status.is_conflict()) =>
-        {
-            context.written.pods.bury(namespace, name, uid);
-            Ok(())
-        }
-        Err(error) => Err(Error::doing(format!("delete pod {name}"))(error)),
+    if let Some(cached) = observe::cached_pod(context, namespace, name) {
+        let mut pod = cached.as_ref().clone();
+        pod.metadata = meta;
+        watches::strip_pod(&mut pod);
+        context.written.pods.put(pod);
     }
 }

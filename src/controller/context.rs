@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Client;
-use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
 use tokio::sync::watch;
 
@@ -34,8 +33,8 @@ pub(super) struct Context {
     pub setbacks: Setbacks,
     /// The ledger.
     pub mirror: Mirror,
-    /// Events for people.
-    pub recorder: Recorder,
+    /// Which of the replicas this is.
+    pub identity: String,
     /// Figures for the metrics.
     pub counters: Arc<Counters>,
 }

@@ -20,41 +20,39 @@ mod naming;
 mod observe;
 mod plan;
 mod pod;
+mod queue;
 mod record;
 mod shapes;
 mod sightings;
 mod status;
 mod sweep;
+mod tell;
 mod trouble;
 mod validate;
 mod view;
 mod volumes;
 mod watches;
 mod workspace;
+mod write;
 
 #[cfg(test)]
 mod tests;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::runtime::controller::{Action, Config as ControllerConfig, Error as LoopError, applier};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use url::Url;
 
 use crate::api::{WorkflowRun, Workspace};
 use crate::ledger::Ledger;
-use crate::names::FIELD_MANAGER;
 use crate::server::certificate;
 
 use apply::Applied;
@@ -62,6 +60,7 @@ use config::Config;
 use context::Context;
 pub use error::Error;
 use health::Counters;
+use queue::Urgency;
 
 /// `runledger controller`: reconciles WorkflowRuns and Workspaces.
 #[derive(Clone, Debug, clap::Args)]
@@ -204,10 +203,6 @@ async fn reconcile_all(
     server_ca: watch::Receiver<Option<String>>,
 ) {
     let (stores, triggers) = watches::start(client);
-    let reporter = Reporter {
-        controller: FIELD_MANAGER.to_owned(),
-        instance: Some(args.identity.clone()),
-    };
     let context = Arc::new(Context {
         client: client.clone(),
         config,
@@ -216,93 +211,102 @@ async fn reconcile_all(
         written: context::WrittenObjects::default(),
         setbacks: memory::Setbacks::default(),
         mirror: mirror::Mirror::start(ledger.clone()),
-        recorder: Recorder::new(client.clone(), reporter),
+        identity: args.identity.clone(),
         counters,
     });
-    let limit = ControllerConfig::default().concurrency(args.concurrency);
-    // The caches are filled and the bells rung by the watches; hence not `Controller`, which has its
-    // own of each.
-    let runs = applier(
-        |run, context| Box::pin(reconcile(run, context)),
-        on_error,
-        context.clone(),
-        stores.runs.clone(),
-        UnboundedReceiverStream::new(triggers.runs).map(Ok::<_, Infallible>),
-        limit.clone(),
-    )
-    .for_each(logged);
-    let workspaces = applier(
-        |workspace, context| Box::pin(workspace::reconcile(workspace, context)),
-        on_workspace_error,
-        context.clone(),
-        stores.workspaces.clone(),
-        UnboundedReceiverStream::new(triggers.workspaces).map(Ok::<_, Infallible>),
-        limit,
-    )
-    .for_each(logged);
+    // What is missing from a cache that was never filled says nothing.
+    if let Err(error) = stores.ready().await {
+        tracing::error!(%error, "the caches can't be filled");
+        return;
+    }
+    let limit = usize::from(args.concurrency);
+    let runs = {
+        let (ranked, looked_at) = (context.clone(), context.clone());
+        queue::work(
+            triggers.runs,
+            limit,
+            move |run| urgency(&ranked, run),
+            move |run| look(run, looked_at.clone()),
+        )
+    };
+    let workspaces = {
+        let context = context.clone();
+        queue::work(
+            triggers.workspaces,
+            limit,
+            |_| Urgency::Soon,
+            move |workspace| look_at_workspace(workspace, context.clone()),
+        )
+    };
     tokio::join!(
         runs,
         workspaces,
         sweep::sweep(context.clone()),
-        volumes::watch(context.clone(), ledger)
+        volumes::watch(context, ledger)
     );
 }
 
-/// Looks at one run, decides, and does it.
-async fn reconcile(cached: Arc<WorkflowRun>, context: Arc<Context>) -> Result<Action, Error> {
-    context.stores.ready().await?;
+/// A run that has no pod yet goes before one that has; what is over can wait.
+fn urgency(context: &Context, run: &ObjectRef<WorkflowRun>) -> Urgency {
+    let Some(run) = observe::cached_run(context, run) else {
+        return Urgency::Last;
+    };
+    match &run.status {
+        Some(status) if status.phase.is_final() => Urgency::Last,
+        Some(status) if status.pod_uid.is_some() => Urgency::Soon,
+        _ => Urgency::First,
+    }
+}
+
+/// Looks at a run; returns when to do so again, should nothing happen before.
+async fn look(key: ObjectRef<WorkflowRun>, context: Arc<Context>) -> Option<Duration> {
+    let run = observe::cached_run(&context, &key)?;
+    let uid = run.uid().unwrap_or_default();
     context.counters.reconciles.fetch_add(1, Ordering::Relaxed);
+    match reconcile(run, &context).await {
+        Ok(again) => again,
+        Err(error) => Some(retry(&key, &uid, &error, &context)),
+    }
+}
+
+async fn look_at_workspace(key: ObjectRef<Workspace>, context: Arc<Context>) -> Option<Duration> {
+    let cached = context.stores.workspaces.get(&key)?;
     let uid = cached.uid().unwrap_or_default();
+    match workspace::reconcile(cached, &context).await {
+        Ok(()) => None,
+        Err(error) => Some(retry(&key, &uid, &error, &context)),
+    }
+}
+
+/// Looks at one run, decides, and does it.
+async fn reconcile(run: Arc<WorkflowRun>, context: &Context) -> Result<Option<Duration>, Error> {
+    let uid = run.uid().ok_or(Error::Incomplete("a uid"))?;
     // A refused pod is known only once it was tried; the second plan says so.
     for _ in 0..2 {
-        let observed = observe::observe(&context, cached.clone()).await?;
+        let observed = observe::observe(context, run.clone()).await?;
         let now = Timestamp::now();
         let run = observed.run.clone();
         let plan = plan::plan(&observed, &context.config, now);
-        match apply::apply(&context, run, plan, now).await? {
-            Applied::Done(action) => {
+        match apply::apply(context, run, plan, now).await? {
+            Applied::Done(again) => {
                 context.setbacks.succeeded(&uid);
-                return Ok(action);
+                return Ok(again);
             }
             Applied::Refused => {}
         }
     }
-    Ok(Action::requeue(Duration::from_secs(1)))
+    Ok(Some(Duration::from_secs(1)))
 }
 
-fn on_error(run: Arc<WorkflowRun>, error: &Error, context: Arc<Context>) -> Action {
-    retry(&run.uid().unwrap_or_default(), error, &context)
-}
-
-fn on_workspace_error(workspace: Arc<Workspace>, error: &Error, context: Arc<Context>) -> Action {
-    retry(&workspace.uid().unwrap_or_default(), error, &context)
-}
-
-fn retry(uid: &str, error: &Error, context: &Context) -> Action {
+fn retry<K>(key: &ObjectRef<K>, uid: &str, error: &Error, context: &Context) -> Duration
+where
+    K: kube::runtime::reflector::Lookup<DynamicType = ()>,
+{
     if matches!(error, Error::Stale) {
-        return Action::requeue(Duration::from_millis(200));
+        return Duration::from_millis(200);
     }
     context.counters.failures.fetch_add(1, Ordering::Relaxed);
-    Action::requeue(context.setbacks.failed(uid, Duration::from_secs(60)))
-}
-
-async fn logged<K, Q>(
-    result: Result<(kube::runtime::reflector::ObjectRef<K>, Action), LoopError<Error, Q>>,
-) where
-    K: kube::runtime::reflector::Lookup<DynamicType = ()>,
-    Q: std::error::Error + 'static,
-{
-    match result {
-        Ok(_)
-        | Err(LoopError::ObjectNotFound(_))
-        | Err(LoopError::ReconcilerFailed(Error::Stale, _)) => {}
-        Err(LoopError::ReconcilerFailed(error, object)) => {
-            let error: &dyn std::error::Error = &error;
-            tracing::warn!(%object, error, "a reconciliation failed and is tried again");
-        }
-        Err(error) => tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "reconciling goes on"
-        ),
-    }
+    let error: &dyn std::error::Error = error;
+    tracing::warn!(object = %key, error, "a reconciliation failed and is tried again");
+    context.setbacks.failed(uid, Duration::from_secs(60))
 }

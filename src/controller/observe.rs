@@ -18,17 +18,9 @@ use super::view::PodView;
 use super::{naming, validate};
 
 /// Everything about the run.
-pub(super) async fn observe(
-    context: &Context,
-    cached: Arc<WorkflowRun>,
-) -> Result<Observed, Error> {
-    let namespace = cached.namespace().ok_or(Error::Incomplete("a namespace"))?;
-    let name = cached.name_any();
-    let run = context
-        .written
-        .runs
-        .newest(&namespace, &name, Some(cached.clone()))
-        .unwrap_or(cached);
+pub(super) async fn observe(context: &Context, run: Arc<WorkflowRun>) -> Result<Observed, Error> {
+    let namespace = run.namespace().ok_or(Error::Incomplete("a namespace"))?;
+    let name = run.name_any();
     let uid = run.uid().ok_or(Error::Incomplete("a uid"))?;
     let attempt = plan::current_attempt(&run);
     let pod = current_pod(context, &run, &namespace, &uid, attempt).await?;
@@ -105,7 +97,21 @@ pub(super) async fn live_pod(
         .map_err(Error::doing(format!("look for pod {name}")))
 }
 
-fn cached_pod(context: &Context, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+/// The run, as new as anyone here has seen it.
+pub(super) fn cached_run(
+    context: &Context,
+    key: &ObjectRef<WorkflowRun>,
+) -> Option<Arc<WorkflowRun>> {
+    let cached = context.stores.runs.get(key)?;
+    let namespace = key.namespace.as_deref().unwrap_or_default();
+    context
+        .written
+        .runs
+        .newest(namespace, &key.name, Some(cached))
+}
+
+/// The pod, as new as anyone here has seen it.
+pub(super) fn cached_pod(context: &Context, namespace: &str, name: &str) -> Option<Arc<Pod>> {
     let cached = context
         .stores
         .pods

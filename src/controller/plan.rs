@@ -144,15 +144,15 @@ fn finished(observed: &Observed, now: Timestamp) -> Plan {
     plan
 }
 
-/// Ends the run: the row first, then the status, then everything lets go.
+/// Ends the run: the row first, then the status. The rest waits for its turn, see [`finished`].
 fn over(observed: &Observed, verdict: &Verdict, pod: Option<&PodView>, now: Timestamp) -> Plan {
     let run = observed.run.as_ref();
     let new = status::ended(run, verdict, pod, true, now);
-    let pods: Vec<&PodView> = pod.into_iter().chain(&observed.leftovers).collect();
     let ledger = record::of(run, &new).map_or(Ledger::Nothing, |row| Ledger::Final(Box::new(row)));
     Plan {
-        // The ledger takes no end back.
-        verify: true,
+        // The ledger takes no end back. What a supervisor has sealed is its run's end whatever else has
+        // become of the run: such a pod is held until that end is in the status.
+        verify: !is_sealed(verdict, pod),
         ledger,
         status: Some(Box::new(new)),
         status_unrecorded: Some(Box::new(status::ended(run, verdict, pod, false, now))),
@@ -161,19 +161,16 @@ fn over(observed: &Observed, verdict: &Verdict, pod: Option<&PodView>, now: Time
             reason: verdict.reason.clone(),
             message: verdict.message.clone(),
         }),
-        release: pods
-            .iter()
-            .filter(|pod| pod.held)
-            .map(|pod| PodRef::from(*pod))
-            .collect(),
-        delete: pods
-            .iter()
-            .filter(|pod| !pod.deleting)
-            .map(|pod| PodRef::from(*pod))
-            .collect(),
-        unprotect: Unprotect::WhenRecorded,
+        again: Again::After(Duration::ZERO),
         ..Plan::default()
     }
+}
+
+fn is_sealed(verdict: &Verdict, pod: Option<&PodView>) -> bool {
+    pod.is_some_and(|pod| pod.held && pod.has_ended())
+        && verdict.termination.as_ref().is_some_and(|termination| {
+            matches!(termination.outcome, Outcome::Completed | Outcome::Failed)
+        })
 }
 
 fn ended(observed: &Observed, pod: &PodView, stop: Option<Stop>, now: Timestamp) -> Plan {

@@ -5,23 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, ResourceExt as _};
-use serde_json::json;
 
 use crate::names::finalizers;
 
 use super::context::Context;
 use super::view::PodView;
+use super::write::Writer;
 
 /// How often they are looked for.
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Sweeps for ever.
 pub(super) async fn sweep(context: Arc<Context>) {
-    if context.stores.ready().await.is_err() {
-        return;
-    }
     let mut period = tokio::time::interval(PERIOD);
     loop {
         period.tick().await;
@@ -53,17 +50,12 @@ fn orphans(context: &Context) -> Vec<Arc<Pod>> {
 
 async fn release(context: &Context, pod: &Pod) {
     let name = pod.name_any();
-    let api: Api<Pod> =
-        Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
-    let patch = json!({"metadata": {
-        "uid": pod.metadata.uid,
-        "$deleteFromPrimitiveList/finalizers": [finalizers::POD],
-    }});
-    let patch = kube::api::Patch::Strategic(&patch);
-    match api
-        .patch(&name, &kube::api::PatchParams::default(), &patch)
-        .await
-    {
+    let (namespace, uid) = (
+        pod.namespace().unwrap_or_default(),
+        pod.uid().unwrap_or_default(),
+    );
+    let writer = Writer::<Pod>::new(&context.client, &namespace);
+    match writer.release(&name, &uid, finalizers::POD).await {
         Ok(_) => tracing::info!(pod = %name, "let go of a pod whose run is no more"),
         Err(error) => tracing::debug!(pod = %name, %error, "could not let go of a pod"),
     }

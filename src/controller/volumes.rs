@@ -22,9 +22,6 @@ const PERIOD: Duration = Duration::from_secs(30);
 
 /// Looks for ever.
 pub(super) async fn watch(context: Arc<Context>, ledger: Arc<Ledger>) {
-    if context.stores.ready().await.is_err() {
-        return;
-    }
     let mut period = tokio::time::interval(PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut kept = HashSet::new();

@@ -1,5 +1,7 @@
 //! What is decided in each state of a run's life.
 
+use std::time::Duration;
+
 use super::*;
 use crate::api::run::Phase;
 use crate::controller::shapes::{Again, Ledger, Refusal, Unprotect};
@@ -47,7 +49,9 @@ fn a_whole_run_takes_at_most_eight_writes() {
     let first = decide(&observed(new), 1);
     let second = decide(&with_pod(attempted(json!({})), running_pod(1)), 10);
     let message = said(&termination(Outcome::Completed, reasons::COMPLETED));
-    let third = decide(&with_pod(working(json!({})), ended_pod(1, &message)), 70);
+    let run = working(json!({}));
+    let third = decide(&with_pod(run.clone(), ended_pod(1, &message)), 70);
+    let fourth = decide(&with_pod(after(&run, &third), ended_pod(1, &message)), 71);
     let writes = |plan: &Plan| {
         usize::from(plan.protect)
             + usize::from(plan.workspace.is_some())
@@ -57,7 +61,7 @@ fn a_whole_run_takes_at_most_eight_writes() {
             + plan.delete.len()
             + usize::from(plan.unprotect != Unprotect::No)
     };
-    assert_eq!([writes(&first), writes(&second), writes(&third)], [3, 1, 4]);
+    assert_eq!([&first, &second, &third, &fourth].map(writes), [3, 1, 1, 3]);
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn the_run_is_running_from_the_agents_start() {
 }
 
 #[test]
-fn a_run_ends_row_first_and_then_lets_everything_go() {
+fn a_run_ends_row_first_and_lets_go_of_everything_when_there_is_time() {
     let run = working(json!({}));
     let pod = ended_pod(
         1,
@@ -127,8 +131,23 @@ fn a_run_ends_row_first_and_then_lets_everything_go() {
     let unrecorded = plan.status_unrecorded.as_ref().unwrap();
     assert!(!crate::controller::status::is_recorded(unrecorded));
     assert_eq!(unrecorded.phase, Phase::Completed);
-    assert_eq!((plan.release.len(), plan.delete.len()), (1, 1));
-    assert_eq!(plan.unprotect, Unprotect::WhenRecorded);
+    assert!(plan.release.is_empty() && plan.delete.is_empty());
+    assert_eq!(plan.unprotect, Unprotect::No);
+    assert_eq!(plan.again, Again::After(Duration::ZERO));
+}
+
+#[test]
+fn an_end_is_checked_against_the_api_server_unless_the_supervisor_has_sealed_it() {
+    let verifies = |outcome, reason| {
+        let pod = ended_pod(1, &said(&termination(outcome, reason)));
+        decide(&with_pod(killed(working(json!({}))), pod), 70).verify
+    };
+    assert!(!verifies(Outcome::Completed, reasons::COMPLETED));
+    assert!(!verifies(Outcome::Failed, reasons::MODEL_ERROR));
+    assert!(
+        verifies(Outcome::Stopped, reasons::KILLED),
+        "whether it was killed or lost is the run's to say"
+    );
 }
 
 #[test]
@@ -139,7 +158,6 @@ fn a_finished_run_is_cleared_and_then_nothing_is_left_to_do() {
     );
     let run = working(json!({}));
     let done = after(&run, &decide(&with_pod(run.clone(), pod.clone()), 70));
-    // The pod is still in the cache: the controller was stopped in between.
     let plan = decide(&with_pod(done.clone(), pod), 80);
     assert_eq!((plan.release.len(), plan.delete.len()), (1, 1));
     assert_eq!(plan.unprotect, Unprotect::Now);
@@ -440,7 +458,6 @@ fn a_checkout_that_can_not_work_fails_at_once() {
         (Phase::Failed, reasons::AUTHENTICATION_FAILED.to_owned())
     );
     assert!(plan.status.as_ref().unwrap().start_time.is_none());
-    assert_eq!(plan.delete.len(), 1);
 }
 
 #[test]

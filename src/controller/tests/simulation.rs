@@ -193,11 +193,12 @@ impl World {
             }
             status.as_mut().unwrap().pod_uid = Some(self.pods[&name].uid.clone());
         }
-        let mut recorded = false;
+        let mut recorded = None;
         if let Ledger::Final(row) = &ledger {
             if !spend() {
                 return;
             }
+            recorded = Some(!self.ledger_away);
             if !self.ledger_away {
                 // The ledger takes the first end and keeps it.
                 assert!(
@@ -207,11 +208,14 @@ impl World {
                     row.phase
                 );
                 self.row = Some(row.phase);
-                recorded = true;
             }
         }
-        let waits = unprotect == Unprotect::WhenRecorded && !recorded;
-        if let Some(status) = if waits { status_unrecorded } else { status } {
+        let unrecorded = recorded == Some(false);
+        if let Some(status) = if unrecorded {
+            status_unrecorded
+        } else {
+            status
+        } {
             if !spend() || !fresh(self, &version) {
                 return;
             }
@@ -261,7 +265,7 @@ impl World {
         }
         let lets_go = match unprotect {
             Unprotect::No => false,
-            Unprotect::WhenRecorded => recorded,
+            Unprotect::WhenRecorded => recorded == Some(true),
             Unprotect::Now => true,
         };
         if lets_go && spend() {
@@ -324,14 +328,12 @@ impl World {
                 }
             }
             Step::PodForcedAway => {
-                // Somebody takes the finalizer off by hand; of pods that are known, and whose end is not
-                // in the ledger yet (a controller cut off between row and status has only the pod to
-                // read the end from again).
-                if self.row.is_some() {
-                    return;
-                }
+                // Somebody takes the finalizer off by hand; of pods that are known and have not ended: an
+                // end may be in the ledger before it is in the status, and a controller cut off in
+                // between has only the pod to read it from again.
                 let known = self.run.status.as_ref().and_then(|s| s.pod_uid.clone());
-                self.pods.retain(|_, pod| Some(&pod.uid) != known.as_ref());
+                self.pods
+                    .retain(|_, pod| pod.has_ended() || Some(&pod.uid) != known.as_ref());
             }
             Step::PodDeletedBySomebody => {
                 if let Some(pod) = self.live() {

@@ -7,17 +7,15 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::ApiResource;
 use kube::{Api, Resource as _, ResourceExt as _};
-use serde_json::json;
 
 use crate::api::Workspace;
 use crate::api::workspace::WorkspaceStatus;
 use crate::controller::context::Context;
 use crate::controller::error::{Error, answer};
 use crate::controller::naming;
-use crate::names::{FIELD_MANAGER, finalizers, labels};
+use crate::controller::write::Writer;
+use crate::names::{finalizers, labels};
 
 use super::plan::Plan;
 
@@ -52,13 +50,6 @@ pub(super) async fn apply(
     Ok(())
 }
 
-fn post() -> PostParams {
-    PostParams {
-        dry_run: false,
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-    }
-}
-
 async fn finalizer(
     context: &Context,
     workspace: &Workspace,
@@ -66,46 +57,24 @@ async fn finalizer(
     hold: bool,
 ) -> Result<Arc<Workspace>, Error> {
     let name = workspace.name_any();
-    let mut all: Vec<String> = workspace
-        .finalizers()
-        .iter()
-        .filter(|one| *one != finalizers::WORKSPACE)
-        .cloned()
-        .collect();
-    if hold {
-        all.push(finalizers::WORKSPACE.to_owned());
-    }
-    let patch = json!({"metadata": {
-        "uid": workspace.metadata.uid,
-        "resourceVersion": workspace.metadata.resource_version,
-        "finalizers": all,
-    }});
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    let api: Api<Workspace> = Api::namespaced(context.client.clone(), namespace);
-    match api.patch(&name, &params, &Patch::Merge(&patch)).await {
-        Ok(written) if hold => Ok(context.written.workspaces.put(stripped(written))),
-        Ok(written) => {
-            context
-                .written
-                .workspaces
-                .bury(namespace, &name, &written.uid().unwrap_or_default());
-            Ok(Arc::new(written))
-        }
-        Err(error) if !hold && answer(&error).is_some_and(kube::core::Status::is_not_found) => {
-            Ok(Arc::new(workspace.clone()))
-        }
-        Err(error) => Err(Error::doing(format!(
+    let written = Writer::<Workspace>::new(&context.client, namespace)
+        .finalizer(&workspace.metadata, finalizers::WORKSPACE, hold)
+        .await
+        .map_err(Error::doing(format!(
             "change the finalizers of Workspace {name}"
-        ))(error)),
+        )))?;
+    let mut new = workspace.clone();
+    match written {
+        Some(meta) => {
+            new.metadata = meta;
+            Ok(context.written.workspaces.put(new))
+        }
+        None => {
+            let uid = workspace.uid().unwrap_or_default();
+            context.written.workspaces.bury(namespace, &name, &uid);
+            Ok(Arc::new(new))
+        }
     }
-}
-
-fn stripped(mut workspace: Workspace) -> Workspace {
-    workspace.metadata.managed_fields = None;
-    workspace
 }
 
 async fn make_claim(
@@ -114,7 +83,6 @@ async fn make_claim(
     namespace: &str,
     name: &str,
 ) -> Result<(), Error> {
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
     // The cache may be behind; a claim that was asked for once is looked for before it is asked for
     // again.
     let asked = workspace
@@ -122,6 +90,7 @@ async fn make_claim(
         .as_ref()
         .is_some_and(|status| status.claim_name.is_some());
     if asked {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
         let there = api
             .get_opt(name)
             .await
@@ -131,13 +100,12 @@ async fn make_claim(
             return Ok(());
         }
     }
-    match api
-        .create(&post(), &claim(workspace, namespace, name))
-        .await
-    {
-        Ok(mut made) => {
-            made.metadata.managed_fields = None;
-            context.written.claims.put(made);
+    let mut claim = claim(workspace, namespace, name);
+    let writer = Writer::new(&context.client, namespace);
+    match writer.create(&claim).await {
+        Ok(meta) => {
+            claim.metadata = meta;
+            context.written.claims.put(claim);
             Ok(())
         }
         Err(error) if answer(&error).is_some_and(kube::core::Status::is_already_exists) => Ok(()),
@@ -193,22 +161,15 @@ async fn write_status(
     namespace: &str,
     status: WorkspaceStatus,
 ) -> Result<Arc<Workspace>, Error> {
-    let name = workspace.name_any();
-    let resource = ApiResource::erase::<Workspace>(&());
-    let mut object = DynamicObject::new(&name, &resource).within(namespace);
-    object.metadata.uid = workspace.metadata.uid.clone();
-    object.metadata.resource_version = workspace.metadata.resource_version.clone();
-    object.data = json!({"status": status});
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), namespace, &resource);
-    let written = api
-        .replace_status(&name, &post(), &object)
+    let written = Writer::<Workspace>::new(&context.client, namespace)
+        .status(&workspace.metadata, &status)
         .await
         .map_err(Error::doing(format!(
-            "write the status of Workspace {name}"
+            "write the status of Workspace {}",
+            workspace.name_any()
         )))?;
     let mut new = workspace.clone();
-    new.metadata.resource_version = written.metadata.resource_version;
+    new.metadata.resource_version = written.resource_version;
     new.status = Some(status);
     Ok(context.written.workspaces.put(new))
 }

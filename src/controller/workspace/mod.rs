@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 
 use crate::api::Workspace;
@@ -19,16 +18,11 @@ use super::{naming, observe};
 use plan::{Candidate, Observed};
 
 /// Looks at one Workspace, decides, and does it.
-pub(super) async fn reconcile(
-    cached: Arc<Workspace>,
-    context: Arc<Context>,
-) -> Result<Action, Error> {
-    context.stores.ready().await?;
-    let observed = observe(&context, cached)?;
+pub(super) async fn reconcile(cached: Arc<Workspace>, context: &Context) -> Result<(), Error> {
+    let observed = observe(context, cached)?;
     let workspace = observed.workspace.clone();
     let plan = plan::plan(&observed, Timestamp::now());
-    apply::apply(&context, workspace, plan).await?;
-    Ok(Action::await_change())
+    apply::apply(context, workspace, plan).await
 }
 
 fn observe(context: &Context, cached: Arc<Workspace>) -> Result<Observed, Error> {
