@@ -11,6 +11,7 @@ pub mod config;
 mod context;
 mod end;
 mod error;
+mod figures;
 mod health;
 mod index;
 mod lead;

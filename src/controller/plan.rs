@@ -2,9 +2,12 @@
 //! page. Pure and total: every state has an answer, and the answer to a state in which nothing has
 //! changed is nothing.
 
+mod begin;
+pub(super) mod waits;
+
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::api::WorkflowRun;
 use crate::api::run::{DesiredState, Phase, WorkflowRunStatus};
@@ -13,18 +16,15 @@ use crate::wire::Outcome;
 
 use super::config::Config;
 use super::end::{self, End, Stop, Verdict};
-use super::shapes::{
-    Again, CurrentPod, Ledger, NewPod, Note, Observed, Plan, PodRef, Unprotect, WorkspaceView,
-};
-use super::trouble::{self, Waiting};
-use super::validate::{self, Resolved, WorkspaceWanted};
+use super::shapes::{Again, CurrentPod, Ledger, Note, Observed, Plan, PodRef, Unprotect};
 use super::view::PodView;
-use super::{naming, record, status};
+use super::{record, status, trouble, validate};
+
+use begin::{attempted, to_be_made};
+use waits::waits;
 
 /// Infrastructure may take a run's pod away this often.
 const MAX_LOSSES: u32 = 5;
-/// What is merely under way is not worth a write before: a start takes some seconds, a busy node more.
-pub(super) const PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
 /// The number of the current attempt.
 pub(super) fn current_attempt(run: &WorkflowRun) -> u32 {
@@ -274,128 +274,6 @@ fn at_work(observed: &Observed, pod: &PodView, config: &Config, now: Timestamp) 
     waits(run, waiting, now)
 }
 
-/// There is no pod for the attempt yet.
-fn to_be_made(observed: &Observed, config: &Config, now: Timestamp) -> Plan {
-    let run = observed.run.as_ref();
-    let resolved = match validate::resolve(run, config) {
-        Ok(resolved) => resolved,
-        Err(errors) => return over(observed, &invalid(&errors), None, now),
-    };
-    if !observed.leftovers.is_empty() {
-        return cleared(&observed.leftovers);
-    }
-    let claim = match (&resolved.workspace, &observed.workspace) {
-        (None, _) => None,
-        (Some(wanted), None) => {
-            return Plan {
-                workspace: Some(wanted.clone()),
-                ..Plan::default()
-            };
-        }
-        (Some(wanted), Some(workspace)) => {
-            let holds = workspace.holder.is_some()
-                && workspace.holder.as_deref() == run.metadata.uid.as_deref();
-            match workspace
-                .claim_name
-                .as_ref()
-                .filter(|_| holds && !workspace.deleting)
-            {
-                Some(claim) => Some(claim.clone()),
-                None => return waits(run, queued(run, wanted, workspace), now),
-            }
-        }
-    };
-    if let CurrentPod::Foreign(name) = &observed.pod {
-        let message =
-            format!("A pod named {name} is in the way that is not this run's; delete it.");
-        return Plan {
-            again: Again::After(Duration::from_secs(10)),
-            ..waits(run, refused(message), now)
-        };
-    }
-    if let Some(refusal) = &observed.refusal {
-        if refusal.for_good {
-            return over(
-                observed,
-                &invalid(&[in_words_of_the_run(&refusal.message)]),
-                None,
-                now,
-            );
-        }
-        let left = refusal.again.duration_since(now);
-        if left > SignedDuration::ZERO {
-            let message = format!(
-                "The pod was refused, and is tried again: {}",
-                refusal.message
-            );
-            return Plan {
-                again: after(left),
-                ..waits(run, refused(message), now)
-            };
-        }
-    }
-    if observed.server_ca.is_none() {
-        let waiting = Waiting {
-            reason: reasons::ACCEPTED.to_owned(),
-            message: "Runledger's server has no certificate yet.".to_owned(),
-            problem: false,
-            since: run.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        };
-        return Plan {
-            again: Again::After(Duration::from_secs(1)),
-            ..waits(run, waiting, now)
-        };
-    }
-    let attempt = current_attempt(run);
-    let new = attempted(observed, &resolved, attempt, now);
-    Plan {
-        verify: true,
-        pod: Some(NewPod {
-            attempt,
-            resolved: Box::new(resolved),
-            claim,
-        }),
-        ledger: later(run, &new),
-        status: Some(Box::new(new)),
-        ..Plan::default()
-    }
-}
-
-fn attempted(
-    observed: &Observed,
-    resolved: &Resolved,
-    attempt: u32,
-    now: Timestamp,
-) -> WorkflowRunStatus {
-    let run = observed.run.as_ref();
-    let workspace = observed.workspace.as_ref();
-    let note = workspace
-        .zip(resolved.workspace.as_ref())
-        .and_then(|(is, wanted)| {
-            let class =
-                |class: &Option<String>| class.clone().unwrap_or_else(|| "the default".to_owned());
-            let same_class = wanted.storage_class_name.is_none()
-                || wanted.storage_class_name == is.storage_class_name;
-            (is.size != wanted.size || !same_class).then(|| {
-                format!(
-                    "Workspace {} stays as it was made: size {}, StorageClass {}.",
-                    wanted.name,
-                    is.size,
-                    class(&is.storage_class_name)
-                )
-            })
-        });
-    status::attempted(
-        run,
-        resolved,
-        attempt,
-        &naming::pod(&resolved.name, attempt),
-        workspace.map(|workspace| workspace.uid.as_str()),
-        note.as_deref(),
-        now,
-    )
-}
-
 /// Pods of earlier attempts go before anything new comes.
 fn cleared(leftovers: &[PodView]) -> Plan {
     let done = |pod: &&PodView| pod.has_ended();
@@ -415,51 +293,6 @@ fn cleared(leftovers: &[PodView]) -> Plan {
     }
 }
 
-fn queued(run: &WorkflowRun, wanted: &WorkspaceWanted, workspace: &WorkspaceView) -> Waiting {
-    let name = &wanted.name;
-    let mine = workspace.holder.as_deref() == run.metadata.uid.as_deref();
-    let (message, problem) = match &workspace.holder_name {
-        _ if workspace.deleting => (format!("Workspace {name} is being deleted."), true),
-        Some(holder) if !mine => (
-            format!("Workspace {name} is held by run {holder}; this run waits its turn."),
-            true,
-        ),
-        _ => (format!("Workspace {name} is being prepared."), false),
-    };
-    Waiting {
-        reason: reasons::WORKSPACE.to_owned(),
-        message,
-        problem,
-        since: run.metadata.creation_timestamp.as_ref().map(|time| time.0),
-    }
-}
-
-fn refused(message: String) -> Waiting {
-    Waiting {
-        reason: reasons::POD_REFUSED.to_owned(),
-        message,
-        problem: true,
-        since: None,
-    }
-}
-
-/// The API server names fields of the pod; a person wrote those of the run.
-fn in_words_of_the_run(refusal: &str) -> String {
-    let field = [
-        "resources",
-        "nodeSelector",
-        "tolerations",
-        "labels",
-        "annotations",
-    ]
-    .into_iter()
-    .find(|field| refusal.contains(&format!(".{field}")));
-    match field {
-        Some(field) => format!("spec.podTemplate.{field}: {refusal}"),
-        None => refusal.to_owned(),
-    }
-}
-
 fn invalid(errors: &[String]) -> Verdict {
     Verdict {
         phase: Phase::Failed,
@@ -467,74 +300,6 @@ fn invalid(errors: &[String]) -> Verdict {
         message: end::sentence(&errors.join("; ")),
         termination: None,
     }
-}
-
-/// Says what the run waits for: problems at once, and what is under way when it takes its time.
-fn waits(run: &WorkflowRun, waiting: Waiting, now: Timestamp) -> Plan {
-    let current = status::current(run);
-    if current.reason.as_deref() == Some(&waiting.reason) && is_said(&current, &waiting) {
-        return Plan::default();
-    }
-    let was_problem = current.reason.is_some() && is_stale(&current);
-    if !waiting.problem && current.phase == Phase::Running {
-        // It is being recovered, and says so.
-        if !was_problem {
-            return Plan::default();
-        }
-        let message = format!("Attempt {} is on its way.", current_attempt(run));
-        let new = status::pending(run, reasons::RECOVERING, &message, now);
-        return Plan {
-            ledger: later(run, &new),
-            status: Some(Box::new(new)),
-            ..Plan::default()
-        };
-    }
-    if !waiting.problem && !was_problem {
-        let left = waiting
-            .since
-            .map_or(PATIENCE, |since| PATIENCE - now.duration_since(since));
-        if left > SignedDuration::ZERO {
-            return Plan {
-                again: after(left),
-                ..Plan::default()
-            };
-        }
-    }
-    let new = status::pending(run, &waiting.reason, &waiting.message, now);
-    let event = waiting.problem.then(|| note(run, &new, true)).flatten();
-    Plan {
-        ledger: later(run, &new),
-        status: Some(Box::new(new)),
-        event,
-        ..Plan::default()
-    }
-}
-
-/// The status says it already. Nodes word the cause anew with each try (a port, a duration), so what
-/// comes after the colon counts only where the cause is one of the cluster's.
-fn is_said(current: &WorkflowRunStatus, waiting: &Waiting) -> bool {
-    let varies = [reasons::IMAGE, reasons::VOLUME, reasons::POD_REFUSED];
-    let said = current.message.as_deref().unwrap_or_default();
-    let gist = |message: &str| message.split(": ").next().map(str::to_owned);
-    said == waiting.message
-        || (waiting.problem
-            && varies.contains(&waiting.reason.as_str())
-            && gist(said) == gist(&waiting.message))
-}
-
-/// The status speaks of trouble that has passed: that is cleared at once.
-fn is_stale(current: &WorkflowRunStatus) -> bool {
-    !matches!(
-        current.reason.as_deref(),
-        Some(
-            reasons::SCHEDULING
-                | reasons::ACCEPTED
-                | reasons::RECOVERING
-                | reasons::AGENT_RUNNING
-                | reasons::CHECKOUT
-                | reasons::WORKSPACE
-        )
-    )
 }
 
 fn later(run: &WorkflowRun, new: &WorkflowRunStatus) -> Ledger {
@@ -548,9 +313,4 @@ fn note(run: &WorkflowRun, new: &WorkflowRunStatus, warning: bool) -> Option<Not
         reason: new.reason.clone().unwrap_or_default(),
         message: new.message.clone().unwrap_or_default(),
     })
-}
-
-fn after(left: SignedDuration) -> Again {
-    // A little later than that, so that it is over by then.
-    Again::After(left.unsigned_abs() + Duration::from_millis(50))
 }

@@ -1,15 +1,13 @@
 //! Builds a run's pod. Pure: everything in it follows from the run and the configuration, so that
 //! the same attempt made twice is the same pod.
 
+mod volumes;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
-    EmptyDirVolumeSource, EnvVar, HTTPGetAction, KeyToPath, ObjectFieldSelector,
-    PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, Probe,
-    ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
-    SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount,
-    VolumeProjection,
+    Capabilities, Container, EnvVar, HTTPGetAction, Pod, PodSecurityContext, PodSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecurityContext, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -17,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Resource as _;
 
 use crate::api::WorkflowRun;
-use crate::names::{TOKEN_AUDIENCE, annotations, finalizers, labels};
+use crate::names::{annotations, finalizers, labels};
 use crate::pod::{Assignment, ModelEndpoint, ServerEndpoint, containers, paths, ports};
 
 use super::config::Config;
@@ -147,7 +145,7 @@ fn spec(resolved: &Resolved, claim: Option<&str>, config: &Config) -> PodSpec {
             .then(|| resolved.image_pull_secrets.clone()),
         init_containers: Some(vec![install(config), supervisor(resolved, config)]),
         containers: vec![agent(resolved, config)],
-        volumes: Some(volumes(resolved, claim)),
+        volumes: Some(volumes::volumes(resolved, claim)),
         ..PodSpec::default()
     }
 }
@@ -284,139 +282,6 @@ fn resources(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> ResourceRequ
         requests: Some(map(requests)),
         limits: Some(map(limits)),
         ..ResourceRequirements::default()
-    }
-}
-
-fn volumes(resolved: &Resolved, claim: Option<&str>) -> Vec<Volume> {
-    let mut volumes = vec![
-        workspace(resolved, claim),
-        empty("bin", None, None),
-        empty("door", Some("Memory"), Some("1Mi")),
-        empty("supervisor-tmp", None, None),
-        empty("agent-tmp", None, None),
-        assignment_volume(resolved),
-        model_volume(resolved),
-        token_volume(),
-    ];
-    if let Some(secret) = &resolved.repository_secret {
-        volumes.push(Volume {
-            name: "git".to_owned(),
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret.clone()),
-                default_mode: Some(0o440),
-                ..SecretVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
-    }
-    if let Task::ConfigMap { name, key } = &resolved.task {
-        volumes.push(Volume {
-            name: "task".to_owned(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: name.clone(),
-                items: Some(vec![item(key, "task")]),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
-    }
-    volumes
-}
-
-fn workspace(resolved: &Resolved, claim: Option<&str>) -> Volume {
-    match claim {
-        Some(claim) => Volume {
-            name: "workspace".to_owned(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: claim.to_owned(),
-                read_only: None,
-            }),
-            ..Volume::default()
-        },
-        None => empty("workspace", None, Some(&resolved.size)),
-    }
-}
-
-fn assignment_volume(resolved: &Resolved) -> Volume {
-    let file = |path: &str, annotation: &str| DownwardAPIVolumeFile {
-        path: path.to_owned(),
-        field_ref: Some(ObjectFieldSelector {
-            api_version: None,
-            field_path: format!("metadata.annotations['{annotation}']"),
-        }),
-        ..DownwardAPIVolumeFile::default()
-    };
-    let mut items = vec![file("assignment", annotations::ASSIGNMENT)];
-    if matches!(resolved.task, Task::Inline(_)) {
-        items.push(file("task", annotations::TASK));
-    }
-    Volume {
-        name: "assignment".to_owned(),
-        downward_api: Some(DownwardAPIVolumeSource {
-            items: Some(items),
-            default_mode: None,
-        }),
-        ..Volume::default()
-    }
-}
-
-/// The key is asked for by name, so that the kubelet says when it is missing; `hosts` may be.
-fn model_volume(resolved: &Resolved) -> Volume {
-    let secret = |key: &str, optional: bool| VolumeProjection {
-        secret: Some(SecretProjection {
-            name: resolved.model_secret.clone(),
-            items: Some(vec![item(key, key)]),
-            optional: Some(optional),
-        }),
-        ..VolumeProjection::default()
-    };
-    Volume {
-        name: "model".to_owned(),
-        projected: Some(ProjectedVolumeSource {
-            default_mode: Some(0o440),
-            sources: Some(vec![
-                secret("ANTHROPIC_API_KEY", false),
-                secret("hosts", true),
-            ]),
-        }),
-        ..Volume::default()
-    }
-}
-
-fn token_volume() -> Volume {
-    Volume {
-        name: "token".to_owned(),
-        projected: Some(ProjectedVolumeSource {
-            default_mode: Some(0o440),
-            sources: Some(vec![VolumeProjection {
-                service_account_token: Some(ServiceAccountTokenProjection {
-                    audience: Some(TOKEN_AUDIENCE.to_owned()),
-                    expiration_seconds: Some(3600),
-                    path: "token".to_owned(),
-                }),
-                ..VolumeProjection::default()
-            }]),
-        }),
-        ..Volume::default()
-    }
-}
-
-fn item(key: &str, path: &str) -> KeyToPath {
-    KeyToPath {
-        key: key.to_owned(),
-        path: path.to_owned(),
-        mode: None,
-    }
-}
-
-fn empty(name: &str, medium: Option<&str>, limit: Option<&str>) -> Volume {
-    Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource {
-            medium: medium.map(str::to_owned),
-            size_limit: limit.map(|limit| Quantity(limit.to_owned())),
-        }),
-        ..Volume::default()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::ledger::records::RunRecord;
 use crate::names::conditions;
 use crate::wire::{Changes, EarlierAttempt, Tokens, Usage};
 
-use super::{naming, status, validate};
+use super::{figures, naming, validate};
 
 /// The record; nothing for a run without a uid or an age, which no API server hands out.
 pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRecord> {
@@ -136,7 +136,7 @@ fn usage(usage: &UsageStatus) -> Usage {
             cache_read: usage.cache_read_tokens,
             cache_creation: usage.cache_creation_tokens,
         },
-        cost_micro_usd: usage.cost_usd.as_deref().and_then(status::micro_usd),
+        cost_micro_usd: usage.cost_usd.as_deref().and_then(figures::micro_usd),
         turns: usage.turns,
         requests: usage.requests,
         estimated_requests: usage.estimated_requests,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::run::Phase;
+use crate::controller::plan::waits::PATIENCE;
 use crate::controller::shapes::{Again, Ledger, Refusal, Unprotect};
 use crate::names::{annotations, conditions as kinds, reasons};
 
@@ -67,7 +68,7 @@ fn a_whole_run_takes_at_most_eight_writes() {
 #[test]
 fn a_pod_on_its_way_is_left_alone_until_it_takes_its_time() {
     let run = attempted(json!({}));
-    let patience = plan::PATIENCE.as_secs();
+    let patience = PATIENCE.as_secs();
     let young = pod(
         1,
         json!({"phase": "Pending", "conditions": conditions(false)}),
@@ -502,7 +503,7 @@ fn no_pod_is_made_before_the_server_has_a_certificate() {
     let plan = decide(&state, 1);
     assert!(is_idle(&plan) && matches!(plan.again, Again::After(_)));
     assert_eq!(
-        says(&decide(&state, plan::PATIENCE.as_secs() + 1)).0,
+        says(&decide(&state, PATIENCE.as_secs() + 1)).0,
         Phase::Pending,
         "and after a while it says so"
     );

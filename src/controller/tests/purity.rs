@@ -3,9 +3,13 @@
 const PURE: &[(&str, &str)] = &[
     ("config.rs", include_str!("../config.rs")),
     ("end.rs", include_str!("../end.rs")),
+    ("figures.rs", include_str!("../figures.rs")),
     ("naming.rs", include_str!("../naming.rs")),
     ("plan.rs", include_str!("../plan.rs")),
+    ("plan/begin.rs", include_str!("../plan/begin.rs")),
+    ("plan/waits.rs", include_str!("../plan/waits.rs")),
     ("pod.rs", include_str!("../pod.rs")),
+    ("pod/volumes.rs", include_str!("../pod/volumes.rs")),
     ("record.rs", include_str!("../record.rs")),
     ("shapes.rs", include_str!("../shapes.rs")),
     ("status.rs", include_str!("../status.rs")),

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use super::*;
 use crate::api::run::Phase;
 use crate::controller::end::Verdict;
-use crate::controller::{record, status};
+use crate::controller::{figures, record, status};
 use crate::names::reasons;
 use crate::wire::EarlierAttempt;
 
@@ -81,10 +81,10 @@ fn an_attempt_can_not_claim_figures_of_its_own_or_later_ones() {
 #[test]
 fn money_goes_there_and_back_without_a_float() {
     for micro in [0, 1, 16_280, 999_999, 1_000_000, 123_456_789_012] {
-        assert_eq!(status::micro_usd(&status::usd(micro)), Some(micro));
+        assert_eq!(figures::micro_usd(&figures::usd(micro)), Some(micro));
     }
-    assert_eq!(status::usd(16_280), "0.016280");
-    assert_eq!(status::micro_usd("1.5"), None);
+    assert_eq!(figures::usd(16_280), "0.016280");
+    assert_eq!(figures::micro_usd("1.5"), None);
 }
 
 #[test]
