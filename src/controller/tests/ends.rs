@@ -1,7 +1,6 @@
 //! How a pod's end is read, from what the supervisor and the kubelet say.
 
 use super::*;
-use crate::api::run::Phase;
 use crate::controller::end::{self, End, Stop};
 use crate::names::reasons;
 

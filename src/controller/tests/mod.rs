@@ -6,6 +6,7 @@ mod lifecycle;
 mod pods;
 mod purity;
 mod simulation;
+mod starts;
 mod statuses;
 mod troubles;
 mod workspaces;
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::WorkflowRun;
+use crate::api::run::Phase;
 use crate::names::{finalizers, labels};
 use crate::wire::{Changes, Outcome, Termination, Tokens, Usage};
 
@@ -108,6 +110,23 @@ fn is_idle(plan: &Plan) -> bool {
         ..Plan::default()
     };
     *plan == rest
+}
+
+/// Phase and reason of the status that the plan writes.
+fn says(plan: &Plan) -> (Phase, String) {
+    let status = plan.status.as_ref().expect("a status");
+    (status.phase, status.reason.clone().unwrap_or_default())
+}
+
+/// That condition of it.
+fn condition(plan: &Plan, kind: &str) -> String {
+    let status = plan.status.as_ref().unwrap();
+    status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == kind)
+        .map(|c| c.status.clone())
+        .unwrap_or_default()
 }
 
 /// The run after its plan's status was written.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::run::Phase;
 use crate::controller::shapes::{Ledger, Unprotect};
 use crate::names::reasons;
 

@@ -3,7 +3,6 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::*;
-use crate::api::run::Phase;
 use crate::controller::end::Verdict;
 use crate::controller::{figures, record, status};
 use crate::names::reasons;
