@@ -36,10 +36,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use cluster::{Cluster, JOB_CONTROLLER};
 use kinds::Kind;
 use ledger::Ledger;
-use measure::{Measured, measure};
+use measure::{Arrival, Measured, measure};
 use process::Process;
 use report::{Report, Runs};
 
+/// How many come one by one.
+const STEADY: usize = 50;
 /// Most writes for a run on an emptyDir.
 const MOST_WRITES: usize = 8;
 
@@ -80,8 +82,18 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
     let audit_log = Path::new(cluster.variable("RUNLEDGER_AUDIT_LOG")?).to_owned();
 
     let one = |kind, namespace: &'static str, count, of| {
-        let cluster = &cluster;
-        async move { measure(cluster, kind, namespace, count, server, of).await }
+        measure(&cluster, kind, namespace, count, Arrival::Burst, server, of)
+    };
+    let steady = |kind, namespace: &'static str| {
+        measure(
+            &cluster,
+            kind,
+            namespace,
+            STEADY,
+            Arrival::Steady,
+            server,
+            None,
+        )
     };
     // What is done once (connections, first lists) is done for one object that isn't measured.
     one(Kind::Pod, "warm-pods", 1, None).await?;
@@ -95,6 +107,8 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
     let job_writes: usize = audit::writes(&audit_log, JOB_CONTROLLER, "bench-jobs")?
         .values()
         .sum();
+    let steady_jobs = steady(Kind::Job, "steady-jobs").await?;
+    cluster.clear("steady-jobs").await?;
     cluster.clear("bench-jobs").await?;
 
     let controller_log = cluster.file("controller.log")?;
@@ -103,9 +117,10 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
     let runs = async {
         one(Kind::Run, "warm-runs", 1, None).await?;
         say(&format!("{count} WorkflowRuns"));
-        one(Kind::Run, "bench-runs", count, Some(watched)).await
+        let runs = one(Kind::Run, "bench-runs", count, Some(watched)).await?;
+        anyhow::Ok((runs, steady(Kind::Run, "steady-runs").await?))
     };
-    let runs = runs.await.inspect_err(|_| {
+    let (runs, steady_runs) = runs.await.inspect_err(|_| {
         let log = std::fs::read_to_string(&controller_log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let last = lines.len().saturating_sub(30);
@@ -122,6 +137,7 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
         #[allow(clippy::cast_precision_loss)]
         job_writes: job_writes as f64 / count as f64,
         measured: [pods, jobs, runs],
+        steady: [steady_jobs, steady_runs],
     };
     say("done");
     println!("{report}");

@@ -1,5 +1,5 @@
-//! One measurement: so many objects of a kind, made by so many creators at once, until all are done
-//! and nothing is left to be done for them.
+//! One measurement: so many objects of a kind, made by so many creators at once or one by one, until
+//! all are done and nothing is left to be done for them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,10 +14,21 @@ use crate::watch::{self, Book, Life};
 
 /// How many ask for objects at once.
 pub(crate) const CREATORS: usize = 32;
+/// Between two objects that come one by one.
+const PACE: Duration = Duration::from_millis(200);
 /// Longest measurement.
 const DEADLINE: Duration = Duration::from_secs(900);
 /// What lags behind the last object (a cache, a write into etcd) is waited for so long.
 const TRAIL: Duration = Duration::from_secs(2);
+
+/// How the objects come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// All at once, as fast as the creators are.
+    Burst,
+    /// One by one, with so much time between them that none waits for another.
+    Steady,
+}
 
 /// What was measured.
 pub(crate) struct Measured {
@@ -41,6 +52,7 @@ pub(crate) async fn measure(
     kind: Kind,
     namespace: &str,
     count: usize,
+    arrival: Arrival,
     server: Process,
     controller: Option<Process>,
 ) -> Result<Measured> {
@@ -60,6 +72,12 @@ pub(crate) async fn measure(
                         .await
                 }
             })
+        })
+        .then(async |creator| {
+            if arrival == Arrival::Steady {
+                tokio::time::sleep(PACE).await;
+            }
+            creator
         })
         .buffer_unordered(CREATORS)
         .map(|created| created.context("a creator has ended")?)

@@ -11,6 +11,8 @@ pub(crate) struct Report {
     pub(crate) kubernetes: String,
     pub(crate) postgres: String,
     pub(crate) measured: [Measured; 3],
+    /// Jobs and runs that come one by one.
+    pub(crate) steady: [Measured; 2],
     pub(crate) job_writes: f64,
     pub(crate) runs: Runs,
 }
@@ -98,6 +100,14 @@ impl fmt::Display for Report {
                 each(measured.server_cpu),
             )?;
         }
+        let [steady_jobs, steady_runs] = &self.steady;
+        writeln!(
+            f,
+            "\nWhere {} come one by one, a fifth of a second apart, it is {} ms from object to pod (p50 / p99) for a Job and {} ms for a run.",
+            steady_runs.count,
+            both(&steady_jobs.to_pod),
+            both(&steady_runs.to_pod),
+        )?;
         writeln!(
             f,
             "\nRunledger's controller: {:.0} MiB at its peak; from the end of a pod to the final row in Postgres {} ms (p50 / p99); at most {} writes for one run; each of the {} runs has its one row. A Job's controller is kube-controller-manager, with all else that it does meanwhile.",
