@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use runledger::api::run::{Phase, WorkflowRunStatus};
 use runledger::ids;
-use runledger::wire::{Event, EventBody, Termination, Tokens};
+use runledger::wire::{Changes, Event, EventBody, Termination, Tokens};
 
 use crate::git;
 use crate::ledger::{self, EventRow, Row};
@@ -191,18 +191,25 @@ impl Books {
         let EventBody::Sealed(sealed) = &last.1 else {
             anyhow::bail!("the last event is {last:?}");
         };
+        // The report of what changed is in the event alone: a termination message has no room for it.
+        let bare = |git: &Option<Changes>| {
+            git.clone().map(|git| Changes {
+                stats: None,
+                ..git
+            })
+        };
         ensure!(
             (
                 sealed.outcome,
                 &sealed.reason,
                 sealed.usage,
-                &sealed.git,
+                bare(&sealed.git),
                 sealed.sequence
             ) == (
                 termination.outcome,
                 &termination.reason,
                 termination.usage,
-                &termination.git,
+                bare(&termination.git),
                 termination.sequence
             ),
             "event {sealed:?}\ntermination {termination:?}"
