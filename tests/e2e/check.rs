@@ -192,12 +192,7 @@ impl Books {
             anyhow::bail!("the last event is {last:?}");
         };
         // The report of what changed is in the event alone: a termination message has no room for it.
-        let bare = |git: &Option<Changes>| {
-            git.clone().map(|git| Changes {
-                stats: None,
-                ..git
-            })
-        };
+        let bare = |git: &Option<Changes>| git.clone().map(|git| Changes { stats: None, ..git });
         ensure!(
             (
                 sealed.outcome,
