@@ -20,6 +20,7 @@ mod bad_manifests;
 mod case;
 mod chaos;
 mod check;
+mod confined;
 mod crowd;
 mod dump;
 mod ends;
@@ -56,6 +57,7 @@ fn suite() -> Vec<Test> {
         alone!(writes::a_run_with_a_new_workspace_costs_at_most_twelve_writes),
         shared!(secrets::nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens_further),
         shared!(secrets::an_event_for_another_run_is_refused),
+        shared!(confined::a_run_in_a_confined_namespace_completes_and_reaches_nothing_else),
         shared!(failures::a_model_error_fails_the_run_and_keeps_the_partial_work),
         shared!(failures::the_turn_limit_fails_the_run_and_keeps_the_partial_work),
         shared!(failures::a_crash_of_the_cli_fails_the_run_and_keeps_the_partial_work),
