@@ -99,6 +99,10 @@ pub enum EventBody {
         /// HEAD before the agent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         initial_commit: Option<String>,
+        /// What somebody should know of this checkout: submodules and Git LFS pointers that were
+        /// left as they are. Sentences.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
     },
     /// The CLI has started, and said which one it is.
     AgentStarted {

@@ -238,6 +238,8 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
             repository,
             branch,
             initial_commit,
+            // For who reads the events.
+            notes: _,
         } => Effect::Started {
             repository: name("its repository", repository.as_deref(), figures::MAX_URL)?,
             branch: name("its branch", branch.as_deref(), figures::MAX_NAME)?,

@@ -186,6 +186,12 @@ impl Work {
             None => None,
         };
         let branch = checked_out.as_ref().and_then(|c| c.branch.clone());
+        let notes = checked_out
+            .as_ref()
+            .map_or_else(Vec::new, |c| c.notes.clone());
+        for note in &notes {
+            tracing::warn!(note, "the checkout leaves something as it is");
+        }
         if let Some(commit) = checked_out.and_then(|c| c.initial_commit)
             && self.run.initial_commit.is_none()
         {
@@ -203,6 +209,7 @@ impl Work {
                 .map(|r| without_credentials(&r.url)),
             branch,
             initial_commit: self.run.initial_commit.clone(),
+            notes,
         };
         let draft = Draft {
             events: vec![started, EventBody::Message(self.first_message())],

@@ -127,6 +127,7 @@ pub(crate) fn events(attempt: u32, requests: u32) -> Vec<Event> {
             repository: Some("https://git.example/demo.git".to_owned()),
             branch: Some("main".to_owned()),
             initial_commit: Some("a".repeat(40)),
+            notes: vec!["Submodules are left uninitialised: vendor/lib.".to_owned()],
         },
         EventBody::Message(message(
             "task",

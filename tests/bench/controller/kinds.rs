@@ -138,6 +138,7 @@ pub(crate) fn termination() -> Termination {
             added: 40,
             removed: 2,
             pushed: None,
+            undelivered: None,
             stats: None,
         }),
         sequence: 31,
