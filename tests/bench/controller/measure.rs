@@ -62,6 +62,12 @@ pub(crate) async fn measure(
     let (server_before, controller_before) = (server.cpu()?, cpu()?);
     let began = watch::now();
     futures::stream::iter(0..count)
+        .then(async |number| {
+            if arrival == Arrival::Steady {
+                tokio::time::sleep(PACE).await;
+            }
+            number
+        })
         .map(|number| {
             let client = cluster.client.clone();
             // A task of its own, so that what is done with an answer holds no other one up.
@@ -72,12 +78,6 @@ pub(crate) async fn measure(
                         .await
                 }
             })
-        })
-        .then(async |creator| {
-            if arrival == Arrival::Steady {
-                tokio::time::sleep(PACE).await;
-            }
-            creator
         })
         .buffer_unordered(CREATORS)
         .map(|created| created.context("a creator has ended")?)
