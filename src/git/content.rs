@@ -1,8 +1,6 @@
 //! What git compares of a file: a blob, a link's target, a submodule's commit, or a file of the
 //! worktree that is in no commit yet.
 
-use git2::OdbObject;
-
 use super::Error;
 use super::lines::looks_binary;
 use super::objects::{Objects, SUBMODULE};
@@ -29,7 +27,7 @@ pub(super) struct Text<'c> {
 }
 
 enum Bytes<'c> {
-    Object(OdbObject<'c>),
+    Object(super::objects::Stored<'c>),
     Own(Vec<u8>),
 }
 

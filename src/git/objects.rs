@@ -1,12 +1,12 @@
 //! Reading objects: found by libgit2, understood here. Sizes are looked at before content, and trees
 //! and commits are parsed without trust, since anybody may have written them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use git2::{ErrorCode, ObjectType, Odb, OdbObject, Oid, Repository};
 
-use super::Error;
 use super::trusted::parse_id;
+use super::{Error, loose};
 
 /// Largest commit, tree or tag, in bytes. Git's own are far below; a larger one would only be there to
 /// exhaust whoever reads it.
@@ -22,7 +22,27 @@ pub(super) const SUBMODULE: u32 = 0o160_000;
 pub(super) const TYPE: u32 = 0o170_000;
 
 /// The objects of a repository.
-pub(super) struct Objects<'r>(Odb<'r>);
+pub(super) struct Objects<'r> {
+    odb: Odb<'r>,
+    /// Where somebody else's are: loose ones are not left to libgit2 there.
+    foreign: Option<PathBuf>,
+}
+
+/// An object's content.
+pub(super) enum Stored<'o> {
+    Library(OdbObject<'o>),
+    Loose(Vec<u8>),
+}
+
+impl Stored<'_> {
+    /// Its bytes, without the header.
+    pub(super) fn data(&self) -> &[u8] {
+        match self {
+            Self::Library(object) => object.data(),
+            Self::Loose(bytes) => bytes,
+        }
+    }
+}
 
 impl<'r> Objects<'r> {
     /// Those of our git dir.
@@ -30,7 +50,7 @@ impl<'r> Objects<'r> {
         let odb = repo
             .odb()
             .map_err(|e| Error::local("open our objects", &e))?;
-        Ok(Self(odb))
+        Ok(Self { odb, foreign: None })
     }
 
     /// Those in a folder `objects`, and nothing of the repository around it.
@@ -41,12 +61,15 @@ impl<'r> Objects<'r> {
         let odb = Odb::new()
             .and_then(|odb| odb.add_disk_alternate(path).map(|()| odb))
             .map_err(|e| Error::local(format_args!("open {path}"), &e))?;
-        Ok(Self(odb))
+        Ok(Self {
+            odb,
+            foreign: Some(folder.to_owned()),
+        })
     }
 
     /// Kind and size of an object; nothing where it is missing.
     pub(super) fn header(&self, id: Oid) -> Result<Option<(ObjectType, u64)>, Error> {
-        match self.0.read_header(id) {
+        match self.odb.read_header(id) {
             Ok((size, kind)) => Ok(Some((kind, size as u64))),
             Err(e) if e.code() == ErrorCode::NotFound => Ok(None),
             Err(e) => Err(Error::local(format_args!("read object {id}"), &e)),
@@ -63,7 +86,7 @@ impl<'r> Objects<'r> {
     }
 
     /// A blob of a size that the caller has looked at.
-    pub(super) fn blob(&self, id: Oid) -> Result<OdbObject<'_>, Error> {
+    pub(super) fn blob(&self, id: Oid) -> Result<Stored<'_>, Error> {
         self.read(id)
     }
 
@@ -118,11 +141,11 @@ impl<'r> Objects<'r> {
         let mut whole = prefix.to_owned();
         whole.extend(std::iter::repeat_n('0', 40 - prefix.len()));
         let short = Oid::from_str(&whole).ok()?;
-        self.0.exists_prefix(short, prefix.len()).ok()
+        self.odb.exists_prefix(short, prefix.len()).ok()
     }
 
     /// A commit, tree or tag, unless it is out of all proportion.
-    fn meta(&self, id: Oid, kind: ObjectType) -> Result<OdbObject<'_>, Error> {
+    fn meta(&self, id: Oid, kind: ObjectType) -> Result<Stored<'_>, Error> {
         match self.header(id)? {
             None => Err(missing(id)),
             Some((is, _)) if is != kind => Err(unexpected(id, is, kind)),
@@ -133,9 +156,17 @@ impl<'r> Objects<'r> {
         }
     }
 
-    fn read(&self, id: Oid) -> Result<OdbObject<'_>, Error> {
-        self.0
+    fn read(&self, id: Oid) -> Result<Stored<'_>, Error> {
+        if let Some(folder) = &self.foreign {
+            let own = loose::read(folder, id)
+                .map_err(|e| Error::file(format_args!("read object {id}"), &e))?;
+            if let Some(bytes) = own {
+                return Ok(Stored::Loose(bytes));
+            }
+        }
+        self.odb
             .read(id)
+            .map(Stored::Library)
             .map_err(|e| Error::local(format_args!("read object {id}"), &e))
     }
 }
@@ -151,7 +182,7 @@ fn unexpected(id: Oid, is: ObjectType, wanted: ObjectType) -> Error {
 /// A tree's content.
 pub(super) struct Tree<'o> {
     id: Oid,
-    object: OdbObject<'o>,
+    object: Stored<'o>,
 }
 
 /// One entry of a tree.

@@ -6,8 +6,8 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::ZlibDecoder;
 
+use super::loose::MAX_OBJECT;
 use super::objects::MAX_META;
-use super::take_over::MAX_OBJECT;
 
 /// Largest object that is stored as a difference, in bytes: libgit2 holds it and what it is made from
 /// in memory. git itself makes none of more than 512 MiB.

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use flate2::read::ZlibDecoder;
-use git2::{Indexer, ObjectType, Odb, OdbLookupFlags, Oid, Repository};
+use git2::{Indexer, Odb, OdbLookupFlags, Oid, Repository};
 
-use super::objects::{MAX_META, Objects};
+use super::loose::object_head;
+use super::objects::Objects;
 use super::pack;
 use super::record::Record;
 use super::refs::{self, AgentRefs};
@@ -19,8 +20,6 @@ use super::trusted;
 use super::volume::{Folder, Found};
 use super::{Error, Head, Place};
 
-/// Largest loose object that is taken over, in bytes of its content.
-pub(super) const MAX_OBJECT: u64 = 2 * 1024 * 1024 * 1024;
 /// Largest loose object that is held in memory on its way, in bytes of its file and of its content.
 const MAX_HELD: u64 = 4 * 1024 * 1024;
 /// Largest pack that is taken over, in bytes.
@@ -277,38 +276,6 @@ fn take_large(ours: &Odb<'_>, id: Oid, file: File) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other(format!("its content is that of {is}")))
-    }
-}
-
-/// Reads what stands before an object's content: its kind and size, ended by a NUL.
-fn object_head(content: &mut impl BufRead) -> io::Result<(ObjectType, usize)> {
-    let mut head = Vec::new();
-    content.take(32).read_until(0, &mut head)?;
-    let text = head
-        .strip_suffix(b"\0")
-        .and_then(|head| std::str::from_utf8(head).ok());
-    let (kind, size) = text
-        .and_then(|text| text.split_once(' '))
-        .unwrap_or_default();
-    match (ObjectType::from_str(kind), size.parse::<usize>()) {
-        // As git itself writes it, without leading zeros.
-        (Some(kind), Ok(size))
-            if kind.is_loose()
-                && size as u64 <= most(kind)
-                && head == format!("{} {size}\0", kind.str()).as_bytes() =>
-        {
-            Ok((kind, size))
-        }
-        (Some(_), Ok(size)) => Err(io::Error::other(format!("its size is {size} bytes"))),
-        _ => Err(io::Error::other("it is no object of git's")),
-    }
-}
-
-/// Largest object of a kind.
-fn most(kind: ObjectType) -> u64 {
-    match kind {
-        ObjectType::Blob => MAX_OBJECT,
-        _ => MAX_META,
     }
 }
 

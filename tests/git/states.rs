@@ -349,6 +349,23 @@ fn what_is_no_repository_or_a_broken_one_is_a_sentence() {
 }
 
 #[test]
+fn a_loose_object_that_was_cut_is_a_sentence_and_no_endless_loop() {
+    let (dir, first) = begun();
+    let text: String = (0..5000).map(|n| format!("{}\n", n * n)).collect();
+    write(dir.path(), "a", text);
+    commit(dir.path(), "More");
+    let id = run(dir.path(), &["rev-parse", "HEAD:a"]);
+    let file = dir
+        .path()
+        .join(format!(".git/objects/{}/{}", &id[..2], &id[2..]));
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let why = lab::within(60, || why(dir.path(), &first));
+    assert!(why.contains(&format!("read object {id}")), "{why}");
+}
+
+#[test]
 fn the_command_prints_the_report_for_people_and_programs() {
     let (dir, _) = begun();
     write(dir.path(), "a\u{1b}[31m", "1\n");
