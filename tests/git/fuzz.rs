@@ -90,8 +90,12 @@ fn damage(work: &Path, outside: &Path, dice: &mut Dice) -> String {
     let path = targets[dice.below(targets.len())].clone();
     let other = targets[dice.below(targets.len())].clone();
     let how = dice.below(14);
-    let bytes = std::fs::read(&path).ok();
-    let _ = std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755));
+    // What an earlier damage put there may be a FIFO, or a link to what has no end.
+    let is_file = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_file());
+    let bytes = is_file(&path).then(|| std::fs::read(&path).ok()).flatten();
+    if is_file(&path) {
+        let _ = std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755));
+    }
     match (how, bytes) {
         (0..6, Some(mut bytes)) if !bytes.is_empty() => {
             for _ in 0..1 + dice.below(8) {
