@@ -1,4 +1,5 @@
-//! Loose objects, inflated here: libgit2's own reader loops for ever over a stream that has been cut.
+//! Loose objects, inflated here: libgit2's own reader loops for ever over a stream
+//! that has been cut, and git2 panics over a kind that is none.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -14,11 +15,38 @@ use super::objects::MAX_META;
 /// Largest loose object that is read, in bytes of its content.
 pub(super) const MAX_OBJECT: u64 = 2 * 1024 * 1024 * 1024;
 
+/// Kind and size of an object in a folder `objects`; nothing where it is not loose there.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn header(objects: &Path, id: Oid) -> io::Result<Option<(ObjectType, u64)>> {
+    let Some(mut content) = open(objects, id)? else {
+        return Ok(None);
+    };
+    object_head(&mut content).map(|(kind, size)| Some((kind, size as u64)))
+}
+
 /// The content of an object in a folder `objects`; nothing where it is not loose there.
 ///
 /// # Errors
 /// When the file is none, can't be read, or is not what its name says.
 pub(super) fn read(objects: &Path, id: Oid) -> io::Result<Option<Vec<u8>>> {
+    let Some(mut content) = open(objects, id)? else {
+        return Ok(None);
+    };
+    let (kind, size) = object_head(&mut content)?;
+    let mut bytes = Vec::new();
+    content.take(size as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() != size {
+        return Err(io::Error::other("it has not the size that it claims"));
+    }
+    match Oid::hash_object(kind, &bytes).map_err(io::Error::other)? {
+        is if is == id => Ok(Some(bytes)),
+        is => Err(io::Error::other(format!("its content is that of {is}"))),
+    }
+}
+
+fn open(objects: &Path, id: Oid) -> io::Result<Option<BufReader<ZlibDecoder<File>>>> {
     let name = id.to_string();
     let (folder, rest) = name.split_at(2);
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
@@ -34,17 +62,7 @@ pub(super) fn read(objects: &Path, id: Oid) -> io::Result<Option<Vec<u8>>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no file"));
     }
-    let mut content = BufReader::new(ZlibDecoder::new(file));
-    let (kind, size) = object_head(&mut content)?;
-    let mut bytes = Vec::new();
-    content.take(size as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() != size {
-        return Err(io::Error::other("it has not the size that it claims"));
-    }
-    match Oid::hash_object(kind, &bytes).map_err(io::Error::other)? {
-        is if is == id => Ok(Some(bytes)),
-        is => Err(io::Error::other(format!("its content is that of {is}"))),
-    }
+    Ok(Some(BufReader::new(ZlibDecoder::new(file))))
 }
 
 /// Reads what stands before an object's content: its kind and size, ended by a NUL.

@@ -69,6 +69,13 @@ impl<'r> Objects<'r> {
 
     /// Kind and size of an object; nothing where it is missing.
     pub(super) fn header(&self, id: Oid) -> Result<Option<(ObjectType, u64)>, Error> {
+        if let Some(folder) = &self.foreign {
+            let own = loose::header(folder, id)
+                .map_err(|e| Error::file(format_args!("read object {id}"), &e))?;
+            if own.is_some() {
+                return Ok(own);
+            }
+        }
         match self.odb.read_header(id) {
             Ok((size, kind)) => Ok(Some((kind, size as u64))),
             Err(e) if e.code() == ErrorCode::NotFound => Ok(None),
