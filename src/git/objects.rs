@@ -1,6 +1,7 @@
 //! Reading objects: found by libgit2, understood here. Sizes are looked at before content, and trees
 //! and commits are parsed without trust, since anybody may have written them.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use git2::{ErrorCode, ObjectType, Odb, OdbObject, Oid, Repository};
@@ -76,7 +77,10 @@ impl<'r> Objects<'r> {
                 return Ok(own);
             }
         }
-        match self.odb.read_header(id) {
+        // git2 panics over a kind that is none, after libgit2 has returned: nothing is left half done.
+        let told = panic::catch_unwind(AssertUnwindSafe(|| self.odb.read_header(id)))
+            .map_err(|_| Error::checkout(format!("object {id} is of no kind that git knows")))?;
+        match told {
             Ok((size, kind)) => Ok(Some((kind, size as u64))),
             Err(e) if e.code() == ErrorCode::NotFound => Ok(None),
             Err(e) => Err(Error::local(format_args!("read object {id}"), &e)),
