@@ -377,13 +377,14 @@ CREATE FUNCTION runledger_sum_run(run uuid) RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- With its owner's rights: neither controller nor server has any on these columns.
-CREATE OR REPLACE FUNCTION runledger_sum_attempts() RETURNS trigger
+CREATE FUNCTION runledger_sum_attempts() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM runledger_sum_run(NEW.run_id);
     RETURN NULL;
 END $$;
-DROP TRIGGER run_attempts_changed ON run_attempts;
+CREATE TRIGGER run_attempts_new AFTER INSERT ON run_attempts
+    FOR EACH ROW EXECUTE FUNCTION runledger_sum_attempts();
 CREATE TRIGGER run_attempts_changed AFTER UPDATE ON run_attempts
     FOR EACH ROW WHEN (
         (OLD.input_tokens, OLD.output_tokens, OLD.cache_read_tokens, OLD.cache_creation_tokens,
