@@ -40,9 +40,19 @@ pub(super) fn read(objects: &Path, id: Oid) -> io::Result<Option<Vec<u8>>> {
     if bytes.len() != size {
         return Err(io::Error::other("it has not the size that it claims"));
     }
-    match Oid::hash_object(kind, &bytes).map_err(io::Error::other)? {
-        is if is == id => Ok(Some(bytes)),
-        is => Err(io::Error::other(format!("its content is that of {is}"))),
+    is_named(
+        id,
+        Oid::hash_object(kind, &bytes).map_err(io::Error::other)?,
+    )?;
+    Ok(Some(bytes))
+}
+
+/// An error where an object's content has another hash than its name.
+pub(super) fn is_named(name: Oid, is: Oid) -> io::Result<()> {
+    if is == name {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("its content is that of {is}")))
     }
 }
 

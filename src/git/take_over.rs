@@ -11,7 +11,7 @@ use std::path::Path;
 use flate2::read::ZlibDecoder;
 use git2::{Indexer, Odb, OdbLookupFlags, Oid, Repository};
 
-use super::loose::object_head;
+use super::loose::{is_named, object_head};
 use super::objects::Objects;
 use super::pack;
 use super::record::Record;
@@ -236,10 +236,11 @@ fn is_whole(packed: &[u8], id: Oid) -> io::Result<bool> {
     if bytes.len() != size || read != packed.len() as u64 {
         return Err(io::Error::other("it has not the size that it claims"));
     }
-    match Oid::hash_object(kind, &bytes).map_err(io::Error::other)? {
-        is if is == id => Ok(true),
-        is => Err(io::Error::other(format!("its content is that of {is}"))),
-    }
+    is_named(
+        id,
+        Oid::hash_object(kind, &bytes).map_err(io::Error::other)?,
+    )?;
+    Ok(true)
 }
 
 /// Puts an object's file, which is known to be whole, among ours.
@@ -271,12 +272,7 @@ fn take_large(ours: &Odb<'_>, id: Oid, file: File) -> io::Result<()> {
     if copied != size as u64 {
         return Err(io::Error::other("it ends too early"));
     }
-    let is = writer.finalize().map_err(io::Error::other)?;
-    if is == id {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("its content is that of {is}")))
-    }
+    is_named(id, writer.finalize().map_err(io::Error::other)?)
 }
 
 /// Makes an empty folder, in place of what a killed supervisor may have left there.
