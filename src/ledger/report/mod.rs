@@ -117,6 +117,41 @@ impl Query {
     }
 }
 
+/// The rows of a file's query, asked for what both are asked for: by what, from when to when, of which runs.
+macro_rules! rows {
+    ($file:literal, $q:ident, $pool:expr) => {
+        sqlx::query_file!(
+            $file,
+            $q.is_by(By::Day),
+            $q.is_by(By::Namespace),
+            $q.is_by(By::Workflow),
+            $q.is_by(By::Model),
+            $q.is_by(By::Repository),
+            $q.since.to_sqlx() as _,
+            $q.until.to_sqlx() as _,
+            $q.namespace,
+            $q.workflow,
+            $q.model,
+            $q.repository,
+        )
+        .fetch_all($pool)
+        .await?
+    };
+}
+
+/// What a row of them is about.
+macro_rules! key {
+    ($row:ident) => {
+        Key {
+            day: $row.day.map(|day| day.to_jiff()),
+            namespace: $row.namespace,
+            workflow: $row.workflow,
+            model: $row.model,
+            repository: $row.repository,
+        }
+    };
+}
+
 impl Ledger {
     /// A line for each day, namespace … that the query names, days first, then what cost most.
     pub async fn report(&self, query: &Query) -> Result<Vec<Line>, Error> {
@@ -124,30 +159,9 @@ impl Ledger {
     }
 
     async fn lines(&self, q: &Query) -> Result<Vec<Line>, Error> {
-        let rows = sqlx::query_file!(
-            "src/ledger/report/lines.sql",
-            q.is_by(By::Day),
-            q.is_by(By::Namespace),
-            q.is_by(By::Workflow),
-            q.is_by(By::Model),
-            q.is_by(By::Repository),
-            q.since.to_sqlx() as _,
-            q.until.to_sqlx() as _,
-            q.namespace,
-            q.workflow,
-            q.model,
-            q.repository,
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        let rows = rows!("src/ledger/report/lines.sql", q, &self.pool);
         let lines = rows.into_iter().map(|row| Line {
-            key: Key {
-                day: row.day.map(|day| day.to_jiff()),
-                namespace: row.namespace,
-                workflow: row.workflow,
-                model: row.model,
-                repository: row.repository,
-            },
+            key: key!(row),
             runs: row.runs,
             completed: row.completed,
             failed: row.failed,
@@ -173,30 +187,9 @@ impl Ledger {
     }
 
     async fn quantiles(&self, q: &Query) -> Result<Vec<Durations>, Error> {
-        let rows = sqlx::query_file!(
-            "src/ledger/report/durations.sql",
-            q.is_by(By::Day),
-            q.is_by(By::Namespace),
-            q.is_by(By::Workflow),
-            q.is_by(By::Model),
-            q.is_by(By::Repository),
-            q.since.to_sqlx() as _,
-            q.until.to_sqlx() as _,
-            q.namespace,
-            q.workflow,
-            q.model,
-            q.repository,
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        let rows = rows!("src/ledger/report/durations.sql", q, &self.pool);
         let durations = rows.into_iter().map(|row| Durations {
-            key: Key {
-                day: row.day.map(|day| day.to_jiff()),
-                namespace: row.namespace,
-                workflow: row.workflow,
-                model: row.model,
-                repository: row.repository,
-            },
+            key: key!(row),
             p50: row.p50,
             p95: row.p95,
             p99: row.p99,
