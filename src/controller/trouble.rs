@@ -117,7 +117,7 @@ fn unmounted(pod: &PodView, sightings: &[Sighting], run: &Resolved) -> Option<Wa
         let hint = if name == run.model_secret {
             "create it with key ANTHROPIC_API_KEY"
         } else {
-            "create it with keys username and password, or ssh-privatekey and known_hosts"
+            "create it with keys hosts, username and password, or hosts, ssh-privatekey and known_hosts"
         };
         return Some(problem(
             reasons::MISSING_SECRET,
