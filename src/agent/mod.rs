@@ -34,10 +34,9 @@ const STOP_STEPS: [(Duration, Signal); 2] = [
     (Duration::from_millis(2000), Signal::SIGTERM),
     (Duration::from_millis(1500), Signal::SIGKILL),
 ];
-/// How long the supervisor may be away while the CLI works: the kubelet backs off up to 5 minutes.
-const AWAY_AT_WORK: Duration = Duration::from_secs(360);
-/// The same when everything is reported and only the seal is waited for.
-const AWAY_AT_END: Duration = Duration::from_secs(90);
+/// How long the supervisor may be away, at work as at the end: the kubelet backs off up to 5 minutes
+/// before it starts it again, and a run whose seal is still to come is lost with its agent.
+const AWAY: Duration = Duration::from_secs(360);
 /// How long output may still come after the last process has ended.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -103,7 +102,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     tokio::spawn(link.run());
     let start = tokio::select! {
         start = told(&heard, |heard| heard.start.clone()) => start,
-        () = away(&heard, AWAY_AT_END) => return Err(Error::Lost(AWAY_AT_END.as_secs())),
+        () = away(&heard, AWAY) => return Err(Error::Lost(AWAY.as_secs())),
     };
     let resumed = cli::has_transcript(&args.path(paths::HOME), start.session_id);
     outbox
@@ -118,7 +117,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         .await;
     tokio::select! {
         code = told(&heard, |heard| heard.sealed) => Ok(u8::try_from(code).unwrap_or(1)),
-        () = away(&heard, AWAY_AT_END) => Err(Error::Lost(AWAY_AT_END.as_secs())),
+        () = away(&heard, AWAY) => Err(Error::Lost(AWAY.as_secs())),
     }
 }
 
@@ -153,7 +152,7 @@ async fn drive(
             () = terminated(terminate) => "SIGTERM",
             () = told(heard, |heard| heard.stop.then_some(())) => "the supervisor's word",
             _ = told(heard, |heard| heard.sealed) => "the seal",
-            () = away(heard, AWAY_AT_WORK) => "the loss of the supervisor",
+            () = away(heard, AWAY) => "the loss of the supervisor",
         }
     };
     let watched = watch_over(&running, stdin, &output, stopping).await;
