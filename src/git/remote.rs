@@ -327,12 +327,14 @@ impl<'a> Host<'a> {
             _ if why.starts_with("remote error:") => {
                 Error::new(otherwise, format!("{url} refused: {why}"))
             }
-            _ if why.starts_with("cannot redirect from") => Error::new(
-                otherwise,
-                format!(
-                    "{url} answers from elsewhere ({why}): write that address into repository.url"
-                ),
-            ),
+            _ if why.starts_with("cannot redirect from") || why == "unexpected redirect" => {
+                Error::new(
+                    otherwise,
+                    format!(
+                        "{url} answers from elsewhere ({why}): write that address into repository.url"
+                    ),
+                )
+            }
             _ if why.contains("content-type") => Error::new(
                 otherwise,
                 format!("there is no git repository at {url}: {why}"),

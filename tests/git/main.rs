@@ -1,5 +1,5 @@
-//! Git on real repositories: made by the git command, served by `git http-backend` over https on
-//! loopback, and every number compared with git's own.
+//! Git on real repositories: made by the git command, served on loopback by `git http-backend`, behind
+//! nginx or a server of our own, and by sshd; and every number compared with git's own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,10 +13,12 @@ mod dice;
 mod fuzz;
 mod histories;
 mod lab;
+mod nginx;
 mod planted;
 mod remotes;
 mod rough;
 mod server;
+mod servers;
 mod ssh;
 mod states;
 mod workspaces;

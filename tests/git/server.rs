@@ -53,7 +53,8 @@ impl Server {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let ca = root.join(format!("ca-{}.crt", address.port()));
-        let (ca_pem, chain, key) = certificates(address.port());
+        let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let (ca_pem, chain, key) = certificates(&names);
         std::fs::write(&ca, ca_pem).unwrap();
         let https = manner.https;
         let behind = Behind {
@@ -115,18 +116,18 @@ impl Server {
     }
 }
 
-fn certificates(number: u16) -> (String, String, String) {
+/// A CA, and a certificate of its for these hosts with its key; all in PEM.
+pub(crate) fn certificates(hosts: &[String]) -> (String, String, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
         .distinguished_name
-        .push(DnType::CommonName, format!("CA of git server {number}"));
+        .push(DnType::CommonName, format!("CA {}", uuid::Uuid::new_v4()));
     let key = KeyPair::generate().unwrap();
     let ca = params.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(params, key);
     let own = KeyPair::generate().unwrap();
-    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-    let mut leaf = CertificateParams::new(names).unwrap();
+    let mut leaf = CertificateParams::new(hosts.to_vec()).unwrap();
     leaf.distinguished_name
         .push(DnType::CommonName, "git server");
     let leaf = leaf.signed_by(&own, &issuer).unwrap();

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -9,6 +10,7 @@ use runledger::git::{self, Access};
 use runledger::names::reasons;
 use url::Url;
 
+use crate::dice::Dice;
 use crate::lab::*;
 
 struct Sshd {
@@ -22,6 +24,11 @@ struct Sshd {
 impl Sshd {
     /// Serves the whole machine to the one key, with a host key of that kind.
     fn start(lab: &Lab, kind: &str) -> Self {
+        Self::with(lab, kind, "")
+    }
+
+    /// With more lines of its configuration.
+    fn with(lab: &Lab, kind: &str, more: &str) -> Self {
         let dir = lab.path("sshd");
         std::fs::create_dir_all(&dir).unwrap();
         for (name, kind) in [("host", kind), ("user", "ed25519")] {
@@ -37,7 +44,7 @@ impl Sshd {
         let config = dir.join("config");
         let text = format!(
             "HostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nStrictModes no\nUsePAM no\n\
-             PasswordAuthentication no\nPermitRootLogin yes\n",
+             PasswordAuthentication no\nPermitRootLogin yes\n{more}\n",
             dir.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -188,4 +195,44 @@ fn a_key_that_is_refused_missing_or_not_for_this_host_is_told() {
     let error = within(60, || lab.try_checkout(&nothing, None, &right)).unwrap_err();
     assert_eq!(error.reason(), reasons::CHECKOUT_FAILED, "{error}");
     assert!(!error.is_retryable(), "{error}");
+}
+
+#[test]
+fn a_host_that_is_gone_in_mid_transfer_is_worth_trying_again() {
+    for end in ["", "kill -9 $PPID"] {
+        let lab = Lab::new();
+        let clone = lab.project();
+        let mut dice = Dice::new(7);
+        let noise: Vec<u8> = (0..200_000)
+            .flat_map(|_| dice.next().to_le_bytes())
+            .collect();
+        write(&clone, "noise", noise);
+        commit(&clone, "Noise");
+        git(&clone, &["push", "-q", "origin", "HEAD:trunk"]);
+        let script = lab.path("cut");
+        // So many pieces of at most 8 KiB, each passed on as it comes.
+        let pieces = "dd bs=8192 count=60 status=none";
+        let text = format!("#!/bin/bash\neval \"$SSH_ORIGINAL_COMMAND\" | {pieces}\n{end}\n");
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        let cuts = Sshd::with(
+            &lab,
+            "ed25519",
+            &format!("ForceCommand {}", script.display()),
+        );
+        let url = cuts.url(&project(&lab));
+        let access = cuts.access(&lab, &cuts.known());
+        let error = within(60, || lab.try_checkout(&url, None, &access)).unwrap_err();
+        assert_eq!(
+            error.reason(),
+            reasons::REPOSITORY_UNREACHABLE,
+            "{end:?}: {error}"
+        );
+        assert!(error.is_retryable(), "{error}");
+        let sshd = Sshd::start(&lab, "ed25519");
+        let url = sshd.url(&project(&lab));
+        let access = sshd.access(&lab, &sshd.known());
+        within(60, || lab.try_checkout(&url, None, &access)).unwrap();
+        assert_eq!(git(lab.work(), &["status", "--porcelain"]), "");
+    }
 }
