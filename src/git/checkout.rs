@@ -16,8 +16,7 @@ use super::handover::{self, Handover};
 use super::record::{Record, same_repository, shown};
 use super::remote::Host;
 use super::trusted::{self, commit_id, is_branch_name};
-use super::volume::Folder;
-use super::{Access, CheckedOut, Error, Head, Place, Wanted, notes, take_over};
+use super::{Access, CheckedOut, Error, Head, Place, Wanted, locks, notes, take_over};
 
 /// See [`super::checkout`].
 pub(super) fn checkout(
@@ -34,6 +33,7 @@ pub(super) fn checkout(
     }
     fs::create_dir_all(&place.trusted)
         .map_err(|e| Error::file(format_args!("make {}", place.trusted.display()), &e))?;
+    locks::clear_ours(place)?;
     match Record::read(place)? {
         Some(record) if record.ready => reuse(place, &wanted.url, record),
         half_made => fresh(place, &host, wanted, cancel, half_made.is_some()),
@@ -106,7 +106,7 @@ fn reuse(place: &Place, url: &Url, record: Record) -> Result<CheckedOut, Error> 
     let head = match fs::symlink_metadata(&git) {
         Ok(_) => {
             let head = take_over::take_over(place)?;
-            unlock(place)?;
+            locks::clear_theirs(place)?;
             head
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => restore(place, &record)?,
@@ -117,21 +117,6 @@ fn reuse(place: &Place, url: &Url, record: Record) -> Result<CheckedOut, Error> 
         initial_commit: head.commit,
         notes: Vec::new(),
     })
-}
-
-/// Takes away the locks of a git that was killed: nobody works here now, and the next commit would
-/// be refused for them.
-fn unlock(place: &Place) -> Result<(), Error> {
-    let unlock = || -> io::Result<()> {
-        let git = Folder::open(&place.worktree)?.folder(".git")?;
-        let Some(git) = git.here() else {
-            return Ok(());
-        };
-        ["index.lock", "HEAD.lock"]
-            .iter()
-            .try_for_each(|lock| git.remove(lock))
-    };
-    unlock().map_err(|e| Error::file("unlock the workspace's .git", &e))
 }
 
 /// Gives back a `.git` that was deleted, at the last HEAD that we know of. The files stay as they

@@ -28,6 +28,7 @@ mod index_file;
 mod inspect;
 mod line_ends;
 mod lines;
+mod locks;
 mod loose;
 mod notes;
 mod objects;

@@ -8,7 +8,7 @@ use url::Url;
 use super::error::Kind;
 use super::remote::Host;
 use super::trusted::{self, is_branch_name, parse_id};
-use super::{Access, Error, Place, Target};
+use super::{Access, Error, Place, Target, locks};
 use crate::delivery;
 
 /// Where the commit is named for the push; libgit2 pushes refs, not commits.
@@ -27,6 +27,7 @@ pub(super) fn push(
     let host = Host::new(url, access, None)?;
     let id = parse_id(commit)
         .ok_or_else(|| Error::push(format!("{commit:?} is not the full SHA-1 name of a commit")))?;
+    locks::clear_ours(place)?;
     let repo = trusted::open(place)?;
     repo.find_commit(id)
         .and_then(|_| repo.reference(SOURCE, id, true, ""))

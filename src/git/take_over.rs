@@ -11,6 +11,7 @@ use std::path::Path;
 use flate2::read::ZlibDecoder;
 use git2::{Indexer, Odb, OdbLookupFlags, Oid, Repository};
 
+use super::locks;
 use super::loose::{is_named, object_head};
 use super::objects::Objects;
 use super::pack;
@@ -36,6 +37,7 @@ pub(super) fn take_over(place: &Place) -> Result<Head, Error> {
     let mut record = Record::read(place)?
         .filter(|record| record.ready)
         .ok_or_else(|| Error::checkout("there is no checkout to take anything over from"))?;
+    locks::clear_ours(place)?;
     let worktree = Folder::open(&place.worktree)
         .map_err(|e| Error::file(format_args!("open {}", place.worktree.display()), &e))?;
     let git = match worktree.folder(".git").map_err(|e| foreign(&e))? {
@@ -108,7 +110,11 @@ fn take_packs(place: &Place, objects: &Folder) -> Result<(), Error> {
     };
     let ours = place.git_dir().join("objects").join("pack");
     for name in packs.names(MAX_PACKS * 4).map_err(|e| foreign(&e))? {
-        if !name.ends_with(".pack") || ours.join(&name).exists() {
+        // A pack of ours without its index is one that we were killed over.
+        let Some(stem) = name.strip_suffix(".pack") else {
+            continue;
+        };
+        if ours.join(format!("{stem}.idx")).exists() {
             continue;
         }
         let Some(file) = packs.file(&name).map_err(|e| foreign(&e))?.here() else {

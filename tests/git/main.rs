@@ -12,6 +12,7 @@ mod conformance;
 mod dice;
 mod fuzz;
 mod histories;
+mod kills;
 mod lab;
 mod nginx;
 mod planted;
