@@ -22,4 +22,5 @@ mod server;
 mod servers;
 mod ssh;
 mod states;
+mod traps;
 mod workspaces;
