@@ -57,7 +57,7 @@ async fn cluster_says(space: &Space, words: &[&str]) -> Result<Instant> {
 
 /// Waits until the run's supervisor has ended for that reason: the cluster's word where the cause is
 /// outside of it.
-async fn supervisor_says(run: &Run, reason: &str) -> Result<Instant> {
+pub(crate) async fn supervisor_says(run: &Run, reason: &str) -> Result<Instant> {
     let pods = run.space.world.api::<Pod>(&run.space.namespace);
     eventually(
         &format!("a supervisor that ended for {reason}"),
@@ -83,7 +83,12 @@ async fn supervisor_says(run: &Run, reason: &str) -> Result<Instant> {
 }
 
 /// Ours, soon after, with a sentence that names it.
-async fn told(run: &Run, since: Instant, reason: &str, name: &str) -> Result<WorkflowRunStatus> {
+pub(crate) async fn told(
+    run: &Run,
+    since: Instant,
+    reason: &str,
+    name: &str,
+) -> Result<WorkflowRunStatus> {
     let left = TOLD.saturating_sub(since.elapsed());
     run.until(
         &format!("Pending for {reason}, naming {name}"),
@@ -100,7 +105,7 @@ async fn told(run: &Run, since: Instant, reason: &str, name: &str) -> Result<Wor
     .await
 }
 
-async fn goes_on(run: &Run) -> Result<()> {
+pub(crate) async fn goes_on(run: &Run) -> Result<()> {
     run.until("no longer Pending", CURED, |status| {
         status.phase != Phase::Pending
     })
@@ -215,7 +220,7 @@ pub(crate) async fn an_unreachable_repository_is_named_and_the_run_goes_on_when_
     let space = case.space("norepo").await?;
     // A port of the git server's Service behind which nothing listens yet.
     let port = 9443;
-    open(&case, port, 9).await?;
+    open(&case, "late", port, 9).await?;
     let host = case.world.stage.git_host.clone();
     let mut secret = case.world.stage.git_secret("git");
     secret["stringData"]["hosts"] = json!(format!("{host}:{port}"));
@@ -230,13 +235,13 @@ pub(crate) async fn an_unreachable_repository_is_named_and_the_run_goes_on_when_
         .await?;
     let since = supervisor_says(&run, reasons::REPOSITORY_UNREACHABLE).await?;
     told(&run, since, reasons::REPOSITORY_UNREACHABLE, &host).await?;
-    open(&case, port, 8443).await?;
+    open(&case, "late", port, 8443).await?;
     goes_on(&run).await
 }
 
 /// Lets a port of the git server's Service lead to that port of its pod.
-async fn open(case: &Case, port: u16, target: u16) -> Result<()> {
-    let patch = json!({"spec": {"ports": [{"name": "late", "port": port, "targetPort": target, "protocol": "TCP"}]}});
+pub(crate) async fn open(case: &Case, name: &str, port: u16, target: u16) -> Result<()> {
+    let patch = json!({"spec": {"ports": [{"name": name, "port": port, "targetPort": target, "protocol": "TCP"}]}});
     case.world
         .kubectl(
             &[

@@ -24,6 +24,9 @@ pub(crate) struct Stage {
     pub(crate) git_password: String,
     /// Certificate that the git server's and the model's chain to.
     pub(crate) ca: String,
+    /// The git server's user key, and the line of known_hosts that is its own.
+    pub(crate) git_key: String,
+    pub(crate) git_known_hosts: String,
     /// Host of the git server, as pods call it.
     pub(crate) git_host: String,
     /// The same repository from the host, credentials included.
@@ -43,6 +46,22 @@ impl Stage {
         json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
             "stringData": {"ANTHROPIC_API_KEY": self.api_key, "hosts": self.model_host},
+        })
+    }
+
+    /// URL of the same repository by ssh.
+    pub(crate) fn ssh_url(&self) -> String {
+        format!("ssh://git@{}/srv/git/demo.git", self.git_host)
+    }
+
+    /// The Secret for it, which knows that host key.
+    pub(crate) fn ssh_secret(&self, name: &str, known_hosts: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+            "type": "kubernetes.io/ssh-auth",
+            "stringData": {
+                "ssh-privatekey": self.git_key, "known_hosts": known_hosts, "hosts": self.git_host,
+            },
         })
     }
 
@@ -92,6 +111,8 @@ impl Stage {
             api_key: secret("model", "ANTHROPIC_API_KEY").await?,
             git_username: secret("git", "username").await?,
             git_password: secret("git", "password").await?,
+            git_key: secret("git-ssh", "ssh-privatekey").await?,
+            git_known_hosts: secret("git-ssh", "known_hosts").await?,
             ca: std::fs::read_to_string(value("STAGE_CA")?)?,
             git_host: format!("git.{STAGE}.svc"),
             git_outside_url: value("STAGE_GIT_URL")?,

@@ -14,6 +14,17 @@ use crate::server::{PASSWORD, USER, certificates};
 
 const PORT: u16 = 8443;
 
+/// The right password, for the host of this URL alone.
+pub(crate) fn access(url: &Url, ca: &Path) -> Access {
+    Access {
+        username: Some(USER.to_owned()),
+        password: Some(PASSWORD.to_owned()),
+        hosts: vec![format!("{}:{PORT}", url.host_str().unwrap())],
+        ca_files: vec![ca.to_owned()],
+        ..Access::default()
+    }
+}
+
 /// The two processes; they end with this, or with the thread that started them.
 pub(crate) struct Nginx {
     address: SocketAddr,
@@ -150,13 +161,7 @@ impl Nginx {
 
     /// The right password, for this host alone.
     pub(crate) fn access(&self) -> Access {
-        Access {
-            username: Some(USER.to_owned()),
-            password: Some(PASSWORD.to_owned()),
-            hosts: vec![self.host()],
-            ca_files: vec![self.ca.clone()],
-            ..Access::default()
-        }
+        access(&self.url(""), &self.ca)
     }
 
     /// Its log: method, path, status and, in brackets, what stood in `Authorization`.

@@ -10,33 +10,54 @@
 
 #[path = "../../git/lab.rs"]
 mod lab;
+#[path = "../../git/nginx.rs"]
+mod nginx;
 #[path = "../../git/server.rs"]
 mod server;
 
 use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use runledger::git::{self, Place};
+use runledger::git::{self, Place, Wanted};
 
 const FILES: usize = 50_000;
 const CHANGED: usize = 1000;
 const ROUNDS: usize = 7;
 
+/// What a supervisor does, in a process of its own.
+type Part = fn(&Path, &[String]);
+const PARTS: [(&str, Part); 2] = [("take-over", take_over_in), ("checkout", checkout_in)];
+
+fn place(dir: &Path) -> Place {
+    Place {
+        trusted: dir.join("state/git"),
+        worktree: dir.join("work"),
+    }
+}
+
+fn take_over_in(dir: &Path, _: &[String]) {
+    git::take_over(&place(dir)).unwrap();
+}
+
+/// With URL, certificate and password as arguments: they are the benchmark's own.
+fn checkout_in(dir: &Path, rest: &[String]) {
+    let url: url::Url = rest[0].parse().unwrap();
+    let access = nginx::access(&url, Path::new(&rest[1]));
+    let place = place(dir);
+    std::fs::create_dir_all(&place.worktree).unwrap();
+    git::checkout(&place, &Wanted::new(url), &access, &AtomicBool::new(false)).unwrap();
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     // This program again, in the place of a supervisor.
-    if let [word, dir] = &args[..]
-        && word == "take-over"
+    if let [word, dir, rest @ ..] = &args[..]
+        && let Some(part) = PARTS.iter().find(|(name, _)| name == word)
     {
-        let dir = Path::new(dir);
-        let place = Place {
-            trusted: dir.join("state/git"),
-            worktree: dir.join("work"),
-        };
-        git::take_over(&place).unwrap();
-        return;
+        return part.1(Path::new(dir), rest);
     }
     println!("| what | git, ms | ours, ms | × git | git, MiB | ours, MiB | × git |");
     println!("|---|---:|---:|---:|---:|---:|---:|");
@@ -76,6 +97,98 @@ fn main() {
     }
     row("status of that tree, 100 files changed", gits, ours, || {});
     take_over();
+    clone();
+}
+
+/// A repository of about 200 MB in 20,000 files: text that has a history, and pictures.
+fn heavy(bare: &Path) {
+    lab::git(bare, &["init", "-q", "--bare", "-b", "main"]);
+    let mut git = lab::command(bare, &["fast-import", "--quiet"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut import = std::io::BufWriter::new(git.stdin.take().unwrap());
+    let mut state = 7u64;
+    let mut noise = |bytes: usize| -> Vec<u8> {
+        let words = (0..bytes / 8).flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        });
+        words.collect()
+    };
+    let put = |import: &mut dyn std::io::Write, name: &str, content: &[u8]| {
+        writeln!(import, "M 100644 inline {name}\ndata {}", content.len()).unwrap();
+        import.write_all(content).unwrap();
+        import.write_all(b"\n").unwrap();
+    };
+    for round in 0..5 {
+        use std::io::Write as _;
+        let subject = format!("Round {round}");
+        let head = format!(
+            "committer A <a@b> 170000000{round} +0000\ndata {}",
+            subject.len()
+        );
+        writeln!(import, "commit refs/heads/main\n{head}\n{subject}").unwrap();
+        for n in (0..20_000).filter(|n| round == 0 || n % 10 == round) {
+            let text = text(n).replace("line 7 ", &format!("line 7, round {round}, "));
+            put(&mut import, &name(n), text.as_bytes());
+        }
+        for n in 0..32 {
+            put(
+                &mut import,
+                &format!("pictures/{round}-{n}.png"),
+                &noise(1_200_000),
+            );
+        }
+    }
+    drop(import);
+    assert!(git.wait().unwrap().success());
+    // As a host keeps it.
+    lab::git(bare, &["repack", "-q", "-a", "-d"]);
+}
+
+/// A clone over https, from nginx.
+fn clone() {
+    let dir = tempfile::tempdir().unwrap();
+    let bare = dir.path().join("heavy.git");
+    std::fs::create_dir(&bare).unwrap();
+    heavy(&bare);
+    let nginx = nginx::Nginx::start(dir.path(), "");
+    let url = nginx.url("heavy.git");
+    let (theirs, run) = (dir.path().join("theirs"), dir.path().join("run"));
+    let gits = || {
+        let mut with_password = url.clone();
+        with_password.set_username(server::USER).unwrap();
+        with_password.set_password(Some(server::PASSWORD)).unwrap();
+        let mut clone = lab::command(dir.path(), &["clone", "-q", with_password.as_str()]);
+        clone.arg(&theirs).env("GIT_SSL_CAINFO", &nginx.ca);
+        clone
+    };
+    let this = std::env::current_exe().unwrap();
+    let ours = || {
+        let mut command = Command::new(&this);
+        command
+            .arg("checkout")
+            .arg(&run)
+            .arg(url.as_str())
+            .arg(&nginx.ca);
+        command
+    };
+    let packs = bare.join("objects/pack");
+    let size: u64 = std::fs::read_dir(packs)
+        .unwrap()
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
+    let what = format!("clone of {} MB over https", size / 1_000_000);
+    row(&what, gits, ours, || {
+        for dir in [&theirs, &run] {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        // What the former round left to be written is not this one's.
+        nix::unistd::sync();
+    });
 }
 
 fn name(n: usize) -> String {
