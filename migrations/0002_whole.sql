@@ -84,7 +84,8 @@ ALTER TABLE workflow_runs
     ADD COLUMN IF NOT EXISTS agent_image text,
     ADD COLUMN IF NOT EXISTS cli_version text,
     ADD COLUMN IF NOT EXISTS settings    jsonb NOT NULL DEFAULT '{}',
-    ADD COLUMN IF NOT EXISTS cost_source text;
+    ADD COLUMN IF NOT EXISTS cost_source text,
+    ADD COLUMN IF NOT EXISTS model_usage jsonb NOT NULL DEFAULT '{}';
 DO $$
 DECLARE
     c record;
@@ -100,6 +101,7 @@ BEGIN
         ('messages', 'messages_agent_id_fkey', 'FOREIGN KEY (agent_id) REFERENCES agents(id) ON DELETE CASCADE'),
         ('messages', 'messages_position_check', 'CHECK (position > 0)'),
         ('workflow_runs', 'workflow_runs_settings_check', 'CHECK (jsonb_typeof(settings) = ''object'')'),
+        ('workflow_runs', 'workflow_runs_model_usage_check', 'CHECK (jsonb_typeof(model_usage) = ''object'')'),
         ('workflow_runs', 'workflow_runs_cost_source_check',
          'CHECK (cost_source IN (''sdk'', ''prices'', ''mixed'', ''partial''))'),
         ('workflow_runs', 'workflow_runs_source_of_a_cost',
@@ -116,10 +118,15 @@ END $$;
 COMMENT ON COLUMN workflow_runs.settings IS 'The spec as it was resolved: model, maxTurns, timeout';
 COMMENT ON COLUMN workflow_runs.cost_source IS
     'sdk: the SDK''s figure; prices: tokens x price; mixed: some attempts each; partial: some usage has no known price, so the run cost more';
+COMMENT ON COLUMN workflow_runs.model_usage IS
+    'What each model used: {model: {input, output, cache_read, cache_creation, cost, unpriced}}; under the empty name what nobody told the model of. Empty where nothing is known by model';
 COMMENT ON COLUMN workflow_runs.workspace_path IS
     'pvc://namespace/claim/work, or pod://namespace/pod/work where the volume went with its pod';
 
-ALTER TABLE run_attempts ADD COLUMN cli_version text;
+ALTER TABLE run_attempts
+    ADD COLUMN cli_version   text,
+    ADD COLUMN told_requests bigint NOT NULL DEFAULT 0 CHECK (told_requests >= 0);
+COMMENT ON COLUMN run_attempts.told_requests IS 'Requests whose events are stored, and which run_model_usage counts';
 
 -- Volumes with a life of their own. workflow_runs.workspace_id is the text of its id, without a
 -- foreign key: rows of the earlier system hold other texts there.
@@ -228,8 +235,13 @@ CREATE TABLE audit (
     run_id     uuid,
     session_id uuid,
     detail     text,
+    request    text,
     CHECK (run_id IS NOT NULL OR session_id IS NOT NULL)
 );
+COMMENT ON COLUMN audit.request IS
+    'How the cluster was asked, where nobody but the controller saw it: such a deed is written down once';
+-- Written by whoever mirrors the run, each time.
+CREATE UNIQUE INDEX audit_request ON audit (run_id, action, request) WHERE request IS NOT NULL;
 -- What was done in a namespace, to a run, in a session: latest first.
 CREATE INDEX audit_namespace ON audit (namespace, id DESC);
 CREATE INDEX audit_run_id ON audit (run_id, id DESC) WHERE run_id IS NOT NULL;
@@ -241,6 +253,35 @@ BEGIN
 END $$;
 CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION runledger_audit_stays();
+
+-- A run in a session that had one takes the session up again, whoever brings its row first. Who asked
+-- for it, the API server knows and tells nobody.
+CREATE FUNCTION runledger_session_resumed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM workflow_runs r WHERE r.session_id = NEW.session_id
+               AND (r.created_at, r.id) < (NEW.created_at, NEW.id)) THEN
+        INSERT INTO audit (at, actor, action, allowed, namespace, run_id, session_id, request)
+        VALUES (NEW.created_at, 'unknown', 'resume', true, NEW.namespace, NEW.id, NEW.session_id, 'WorkflowRun')
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER workflow_runs_session_resumed AFTER INSERT ON workflow_runs
+    FOR EACH ROW WHEN (NEW.namespace IS NOT NULL AND NEW.session_id IS NOT NULL)
+    EXECUTE FUNCTION runledger_session_resumed();
+
+-- Existing readers look at the session for when its last run ended.
+CREATE FUNCTION runledger_session_finished() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE sessions SET run_finished_at = NEW.completed_at
+    WHERE id = NEW.session_id AND (run_finished_at IS NULL OR run_finished_at < NEW.completed_at);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER workflow_runs_session_finished AFTER INSERT OR UPDATE OF completed_at ON workflow_runs
+    FOR EACH ROW WHEN (NEW.namespace IS NOT NULL AND NEW.session_id IS NOT NULL AND NEW.completed_at IS NOT NULL)
+    EXECUTE FUNCTION runledger_session_finished();
 
 -- Indexes of workflow_runs, each for a query. There is none on status alone (five values), nor on JSON
 -- (a row's statistics are read, never searched).
@@ -306,6 +347,61 @@ BEGIN
     RETURN NEW;
 END $$;
 
+-- What each model used in all of a run's attempts. Tokens are those of its requests; what an attempt
+-- used beyond (the events are not all here) stands under no name. The SDK's figure is for all models of
+-- an attempt: it is shared out as tokens x price says, where all of them have a price, and is the only
+-- model's where there is but one; otherwise nobody knows whose it is, and it stands under no name too.
+CREATE FUNCTION runledger_usage_by_model(run uuid) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    WITH used AS (
+        SELECT m.attempt, m.model, m.input_tokens, m.output_tokens, m.cache_read_tokens, m.cache_creation_tokens,
+               t.cost_micro_usd AS told, m.cost_micro_usd AS priced,
+               count(*) OVER (PARTITION BY m.attempt) AS models,
+               bool_and(m.cost_micro_usd IS NOT NULL) OVER (PARTITION BY m.attempt) AS all_priced,
+               sum(m.cost_micro_usd) OVER (PARTITION BY m.attempt) AS all_cost
+        FROM run_model_usage m JOIN run_attempts t ON t.run_id = m.run_id AND t.attempt = m.attempt
+        -- A request that was refused used nothing.
+        WHERE m.run_id = run
+          AND (m.input_tokens > 0 OR m.output_tokens > 0 OR m.cache_read_tokens > 0 OR m.cache_creation_tokens > 0)
+    ), shared AS (
+        SELECT *, CASE WHEN told IS NULL THEN priced
+                       WHEN models = 1 OR told = 0 THEN told
+                       WHEN all_priced AND all_cost > 0 THEN told * priced / all_cost END AS cost
+        FROM used
+    ), parts AS (
+        SELECT model, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, cost,
+               cost IS NULL AS unpriced
+        FROM shared
+        UNION ALL
+        SELECT '', greatest(t.input_tokens - s.input, 0), greatest(t.output_tokens - s.output, 0),
+               greatest(t.cache_read_tokens - s.cache_read, 0), greatest(t.cache_creation_tokens - s.cache_creation, 0),
+               CASE WHEN s.cost IS NULL THEN t.cost_micro_usd END, t.cost_micro_usd IS NULL
+        FROM run_attempts t LEFT JOIN LATERAL (
+            SELECT coalesce(sum(u.input_tokens), 0) AS input, coalesce(sum(u.output_tokens), 0) AS output,
+                   coalesce(sum(u.cache_read_tokens), 0) AS cache_read,
+                   coalesce(sum(u.cache_creation_tokens), 0) AS cache_creation, sum(u.cost) AS cost
+            FROM shared u WHERE u.attempt = t.attempt
+        ) s ON true
+        WHERE t.run_id = run AND EXISTS (SELECT FROM used)
+          AND (t.input_tokens > s.input OR t.output_tokens > s.output OR t.cache_read_tokens > s.cache_read
+               OR t.cache_creation_tokens > s.cache_creation OR t.cost_micro_usd > 0 AND s.cost IS NULL)
+    )
+    SELECT coalesce(jsonb_object_agg(model, jsonb_build_object(
+        'input', input, 'output', output, 'cache_read', cache_read, 'cache_creation', cache_creation,
+        -- Rounded so that the sum is the run's cost to the last digit.
+        'cost', trim_scale(round(cost, 6) + CASE rank WHEN 1 THEN rest ELSE 0 END),
+        'unpriced', unpriced)), '{}')
+    FROM (
+        SELECT *, row_number() OVER (ORDER BY cost DESC NULLS LAST, model) AS rank,
+               round(sum(cost) OVER (), 6) - sum(round(cost, 6)) OVER () AS rest
+        FROM (
+            SELECT model, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cache_read_tokens) AS cache_read,
+                   sum(cache_creation_tokens) AS cache_creation, sum(cost) / 1000000 AS cost,
+                   bool_or(unpriced) AS unpriced
+            FROM parts GROUP BY model
+        ) m
+    ) by_model
+$$;
+
 -- A run's figures are a function of its attempts: sums, and the word of the latest attempt that has
 -- one. So it doesn't matter who wrote them first. An attempt costs what the SDK said, else tokens x
 -- price of what its models used.
@@ -324,6 +420,7 @@ CREATE FUNCTION runledger_sum_run(run uuid) RETURNS void LANGUAGE sql AS $$
             WHEN NOT a.told THEN 'prices'
             ELSE 'mixed'
         END,
+        model_usage = runledger_usage_by_model(run),
         turns = a.turns,
         attempt = greatest(r.attempt, a.attempt),
         ai_model = coalesce(a.model, r.ai_model),
@@ -389,10 +486,10 @@ CREATE TRIGGER run_attempts_changed AFTER UPDATE ON run_attempts
     FOR EACH ROW WHEN (
         (OLD.input_tokens, OLD.output_tokens, OLD.cache_read_tokens, OLD.cache_creation_tokens,
          OLD.cost_micro_usd, OLD.turns, OLD.repository, OLD.branch, OLD.initial_commit, OLD.changes,
-         OLD.model, OLD.cli_version, OLD.result, OLD.missing_from, OLD.sealed_sequence)
+         OLD.model, OLD.cli_version, OLD.result, OLD.missing_from, OLD.sealed_sequence, OLD.told_requests)
         IS DISTINCT FROM
         (NEW.input_tokens, NEW.output_tokens, NEW.cache_read_tokens, NEW.cache_creation_tokens,
          NEW.cost_micro_usd, NEW.turns, NEW.repository, NEW.branch, NEW.initial_commit, NEW.changes,
-         NEW.model, NEW.cli_version, NEW.result, NEW.missing_from, NEW.sealed_sequence)
+         NEW.model, NEW.cli_version, NEW.result, NEW.missing_from, NEW.sealed_sequence, NEW.told_requests)
         OR NEW.missing_from IS NOT NULL AND OLD.acknowledged <> NEW.acknowledged)
     EXECUTE FUNCTION runledger_sum_attempts();

@@ -38,13 +38,15 @@ fn named<'a>(all: &'a [Value], kind: &str, name: &str) -> &'a Value {
 
 /// Every pod template, by the name of what makes pods of it.
 fn pods(all: &[Value]) -> Vec<(String, &Value)> {
-    of_kind(all, &["Deployment", "Job"])
+    of_kind(all, &["Deployment", "Job", "CronJob"])
         .into_iter()
         .map(|object| {
-            (
-                object["metadata"]["name"].as_str().unwrap().to_owned(),
-                &object["spec"]["template"],
-            )
+            let spec = match &object["spec"]["jobTemplate"]["spec"] {
+                Value::Null => &object["spec"],
+                job => job,
+            };
+            let name = object["metadata"]["name"].as_str().unwrap();
+            (name.to_owned(), &spec["template"])
         })
         .collect()
 }
@@ -172,7 +174,7 @@ fn the_server_may_review_tokens_and_read_runs_and_nothing_else() {
 #[test]
 fn every_pod_is_restricted_and_has_a_read_only_root() {
     let all = rendered();
-    assert!(pods(&all).len() >= 4);
+    assert!(pods(&all).len() >= 5);
     for (name, pod) in pods(&all) {
         let spec = &pod["spec"];
         assert_eq!(spec["securityContext"]["runAsNonRoot"], true, "{name}");
@@ -217,6 +219,7 @@ fn the_database_reaches_only_those_who_need_it_and_never_an_argument() {
         [
             "runledger-controller",
             "runledger-server",
+            "runledger-prune",
             "runledger-migrate"
         ]
     );
@@ -239,13 +242,34 @@ fn who_does_not_ask_the_api_server_has_no_token_for_it() {
     let all = rendered();
     for (name, pod) in pods(&all) {
         let account = &pod["spec"]["serviceAccountName"];
-        if name == "runledger-migrate" {
+        if ["runledger-migrate", "runledger-prune"].contains(&name.as_str()) {
             assert!(account.is_null());
             assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
         } else {
             assert_eq!(account, &json!(name));
         }
     }
+}
+
+#[test]
+fn what_is_pruned_is_what_was_named_an_age_for_and_by_one_at_a_time() {
+    let all = rendered();
+    let spec = &named(&all, "CronJob", "runledger-prune")["spec"];
+    assert_eq!(spec["concurrencyPolicy"], "Forbid");
+    assert_eq!(
+        spec["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"],
+        json!([
+            "prune",
+            "--events=30",
+            "--messages=180",
+            "--runs=365",
+            "--sessions=365",
+            "--audit=730"
+        ])
+    );
+    let values = documents(&root().join("charts/runledger/values.yaml")).remove(0);
+    let ages = values["prune"]["keepDays"].as_object().unwrap();
+    assert!(ages.values().all(Value::is_null), "nothing unless asked");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 #[path = "ledger/adopt.rs"]
 mod adopt;
+#[path = "ledger/audit.rs"]
+mod audit;
 #[path = "ledger/batches.rs"]
 mod batches;
 #[path = "ledger/cost.rs"]
@@ -19,6 +21,8 @@ mod forward;
 mod import;
 #[path = "ledger/migrate.rs"]
 mod migrate;
+#[path = "ledger/models.rs"]
+mod models;
 #[path = "ledger/outage.rs"]
 mod outage;
 #[path = "ledger/plans.rs"]

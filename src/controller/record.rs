@@ -1,15 +1,15 @@
 //! The ledger's record of a run, made from the run and its status alone: what can be written late
 //! is what the status still says. Pure.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ManagedFieldsEntry};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::api::WorkflowRun;
-use crate::api::run::{UsageStatus, WorkflowRunStatus};
+use crate::api::run::{DesiredState, UsageStatus, WorkflowRunStatus};
 use crate::ids;
-use crate::ledger::records::RunRecord;
-use crate::names::conditions;
+use crate::ledger::records::{Kill, KillRequest, RunRecord};
+use crate::names::{conditions, reasons};
 use crate::wire::{Changes, EarlierAttempt, Tokens, Usage};
 
 use super::{figures, naming, validate};
@@ -89,7 +89,44 @@ pub(super) fn of(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<RunRec
             stats: None,
         }),
         transcript_missing_from: status.transcript_missing_from,
+        kill: kill(run, status),
     })
+}
+
+/// Who set a field, the API server knows by their program only; who deleted, not even that.
+fn kill(run: &WorkflowRun, status: &WorkflowRunStatus) -> Option<Kill> {
+    let meta = &run.metadata;
+    if run.spec.desired_state == DesiredState::Killed {
+        let entry = meta
+            .managed_fields
+            .iter()
+            .flatten()
+            .find(|e| sets_the_desired_state(e));
+        return Some(Kill {
+            request: KillRequest::DesiredState,
+            at: entry
+                .and_then(|entry| entry.time.as_ref())
+                .map(|time| time.0),
+            manager: entry.and_then(|entry| entry.manager.clone()),
+        });
+    }
+    let before_its_end =
+        !status.phase.is_final() || status.reason.as_deref() == Some(reasons::DELETED);
+    let deleted = meta
+        .deletion_timestamp
+        .as_ref()
+        .filter(|_| before_its_end)?;
+    Some(Kill {
+        request: KillRequest::Deletion,
+        at: Some(deleted.0),
+        manager: None,
+    })
+}
+
+/// Whether what the entry's manager wrote holds `spec.desiredState`.
+pub(super) fn sets_the_desired_state(entry: &ManagedFieldsEntry) -> bool {
+    let fields = entry.fields_v1.as_ref();
+    fields.is_some_and(|fields| fields.0["f:spec"]["f:desiredState"].is_object())
 }
 
 /// On the Workspace's volume, or on that of the last pod.

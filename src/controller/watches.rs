@@ -13,13 +13,14 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::api::run::DesiredState;
 use crate::api::{WorkflowRun, Workspace};
 use crate::names::{GROUP, labels};
 
 use super::context::Stores;
 use super::index::Index;
 use super::sightings::{Sightings, WATCHED};
-use super::{status, validate};
+use super::{record, status, validate};
 
 /// Where changes are told.
 #[derive(Clone)]
@@ -106,7 +107,12 @@ pub(super) fn start(client: &Client) -> (Stores, Triggers) {
 
 /// Takes out what nobody looks at: a task can be 50 KB, and `kubectl apply` keeps a copy of it.
 pub(super) fn strip_run(run: &mut WorkflowRun) {
+    let mut managers = run.metadata.managed_fields.take().unwrap_or_default();
     strip_meta(&mut run.metadata);
+    if run.spec.desired_state == DesiredState::Killed {
+        managers.retain(record::sets_the_desired_state);
+        run.metadata.managed_fields = Some(managers);
+    }
     if run.status.as_ref().is_some_and(status::is_recorded)
         && let Some(task) = &mut run.spec.task
     {

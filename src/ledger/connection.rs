@@ -3,7 +3,7 @@
 use super::{Error, Ledger};
 
 /// Which database.
-#[derive(Clone, clap::Args)]
+#[derive(Clone, Default, clap::Args)]
 pub struct Connection {
     /// postgres://user:password@host:5432/database?sslmode=require
     #[arg(
@@ -11,12 +11,20 @@ pub struct Connection {
         env = "DATABASE_URL",
         hide_env_values = true,
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        global = true
     )]
     pub database_url: String,
 }
 
 impl Connection {
+    /// To the database that a URL names.
+    pub fn to(url: &str) -> Self {
+        Self {
+            database_url: url.to_owned(),
+        }
+    }
+
     /// The ledger there, once it is sure that there is one.
     pub(super) async fn ledger(&self) -> Result<Ledger, Error> {
         let ledger = Ledger::connect(&self.database_url)?;

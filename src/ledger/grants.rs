@@ -1,4 +1,4 @@
-//! Who may write what: rights for roles of the controller, of the server and of readers, which the
+//! Who may write what: rights for roles of the controller, of the server, of prune and of readers, which the
 //! owner of the tables gives. What one part never writes, its role can't. A run's figures are summed by
 //! a trigger with its owner's rights, so that neither role needs any on those columns.
 
@@ -14,6 +14,9 @@ pub struct Roles {
     /// Give this role what the server needs: sessions, messages, events and usage.
     #[arg(long, value_name = "ROLE")]
     pub server_role: Option<String>,
+    /// Give this role what `runledger prune` needs: to delete what is old, and nothing else.
+    #[arg(long, value_name = "ROLE")]
+    pub prune_role: Option<String>,
     /// Let this role read everything.
     #[arg(long, value_name = "ROLE")]
     pub reader_role: Option<String>,
@@ -38,6 +41,7 @@ const CONTROLLER: &[&str] = &[
     "INSERT, UPDATE ON %1$I.run_attempts",
     "INSERT, UPDATE, DELETE ON %1$I.run_labels",
     "INSERT, UPDATE ON %1$I.workspaces",
+    "INSERT ON %1$I.audit",
 ];
 
 /// A run's row only as far as events come before it; the rest is `store`, `rows` and `query`.
@@ -54,12 +58,23 @@ const SERVER: &[&str] = &[
     "INSERT ON %1$I.audit",
 ];
 
+/// Attempts, labels and usage go with their run, by foreign keys.
+const PRUNE: &[&str] = &[
+    "DELETE ON %1$I.messages",
+    "DELETE ON %1$I.workflow_runs",
+    "DELETE ON %1$I.sessions",
+    "DELETE ON %1$I.audit",
+    "UPDATE ON %1$I.run_rollup_horizon",
+    "EXECUTE ON FUNCTION %1$I.runledger_drop_event_partition(date)",
+];
+
 impl Roles {
     /// Each role with the rights that it is to have.
     fn rights(&self) -> impl Iterator<Item = (&str, Vec<&'static str>)> {
         [
             (&self.controller_role, CONTROLLER),
             (&self.server_role, SERVER),
+            (&self.prune_role, PRUNE),
             (&self.reader_role, &[]),
         ]
         .into_iter()

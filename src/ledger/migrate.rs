@@ -18,9 +18,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use sqlx::migrate::{Migrate, MigrateError, Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection as _};
 use tokio::time::Instant;
 
+use super::connection::Connection;
 use super::grants::Roles;
 use super::legacy;
 use super::pool::options;
@@ -49,16 +50,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// and write, and no row is lost. It may be interrupted and run again at any time.
 #[derive(Clone, Debug, Default, Parser)]
 pub struct Args {
-    /// postgres://user:password@host:5432/database?sslmode=require
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true,
-        global = true
-    )]
-    pub database_url: String,
+    /// Which database.
+    #[command(flatten)]
+    pub connection: Connection,
     /// Seconds to wait for Postgres to answer.
     #[arg(long, default_value_t = 120, global = true)]
     pub wait: u64,
@@ -110,7 +104,10 @@ pub async fn import_legacy(
     out: &mut (dyn Write + Send),
 ) -> Result<legacy::Report, Error> {
     let mut ledger = up_to_date(args, out).await?;
-    let source = import.from.as_ref().unwrap_or(&args.database_url);
+    let source = import
+        .from
+        .as_ref()
+        .unwrap_or(&args.connection.database_url);
     let source = options(source)?.disable_statement_logging();
     let from = [
         reach(&source, args.wait, out).await?,
@@ -130,7 +127,7 @@ pub async fn import_legacy(
 
 /// The ledger's database, locked, once it is certain that nothing is left to apply.
 async fn up_to_date(args: &Args, out: &mut (dyn Write + Send)) -> Result<PgConnection, Error> {
-    let options = options(&args.database_url)?.disable_statement_logging();
+    let options = options(&args.connection.database_url)?.disable_statement_logging();
     let mut connection = reach(&options, args.wait, out).await?;
     check(&mut connection).await?;
     let before = applied(&mut connection).await?;
@@ -148,7 +145,7 @@ async fn up_to_date(args: &Args, out: &mut (dyn Write + Send)) -> Result<PgConne
 
 /// As [`run`], with its progress lines written to `out`.
 pub async fn migrate(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
-    let options = options(&args.database_url)?.disable_statement_logging();
+    let options = options(&args.connection.database_url)?.disable_statement_logging();
     let mut connection = reach(&options, args.wait, out).await?;
     check(&mut connection).await?;
     let mut hand = Hand {
@@ -196,6 +193,9 @@ async fn bring_up(hand: &mut Hand<'_>) -> Result<(), Error> {
         apply(hand, migration).await?;
     }
     online::settle(hand, &wanted).await?;
+    if hand.dry || !pending.is_empty() {
+        online::name_covered_indexes(hand).await?;
+    }
     if pending.is_empty() {
         hand.say("nothing to apply: the ledger is up to date")?;
     }

@@ -4,7 +4,7 @@ use jiff_sqlx::ToSqlx;
 use serde_json::{Value, json};
 
 use super::figures::{self, Figures, MAX_ATTEMPT};
-use super::records::RunRecord;
+use super::records::{Kill, KillRequest, RunRecord};
 use super::{Error, Ledger, clean};
 use crate::api::run::Phase;
 
@@ -66,6 +66,12 @@ impl Ledger {
             row.workspace_path,
             &row.label_keys,
             &row.label_values,
+            r.kill.as_ref().map(|kill| request(kill.request)),
+            r.kill
+                .as_ref()
+                .and_then(|kill| kill.at)
+                .map(ToSqlx::to_sqlx) as _,
+            r.kill.as_ref().map(detail),
         )
         .execute(&self.pool)
         .await?;
@@ -232,6 +238,29 @@ impl<'a> Row<'a> {
                 self.figures.push(figures);
             }
         }
+    }
+}
+
+/// A kill's `request` in the audit.
+fn request(request: KillRequest) -> &'static str {
+    match request {
+        KillRequest::DesiredState => "spec.desiredState",
+        KillRequest::Deletion => "deletion",
+    }
+}
+
+/// What is known of who asked.
+fn detail(kill: &Kill) -> String {
+    let done = match kill.request {
+        KillRequest::DesiredState => "spec.desiredState was set to Killed",
+        KillRequest::Deletion => "the WorkflowRun was deleted before its end",
+    };
+    match &kill.manager {
+        Some(manager) => format!(
+            "{done} through the Kubernetes API, with {}",
+            clean::cut(&clean::text(manager).0, MAX_NAME)
+        ),
+        None => format!("{done} through the Kubernetes API"),
     }
 }
 

@@ -68,6 +68,12 @@ WITH session AS (
     SELECT run.id, u.key, u.value, $2, run.created_at
     FROM run, unnest($36::text[], $37::text[]) AS u (key, value)
     ON CONFLICT (run_id, key) DO UPDATE SET value = EXCLUDED.value WHERE l.value <> EXCLUDED.value
+), kill AS (
+    -- Written down once, however often the run is mirrored.
+    INSERT INTO audit (at, actor, action, allowed, namespace, run_id, session_id, detail, request)
+    SELECT coalesce($39::timestamptz, now()), 'unknown', 'kill', true, $2, run.id, $1, $40, $38
+    FROM run WHERE $38::text IS NOT NULL
+    ON CONFLICT DO NOTHING
 ), no_label AS (
     DELETE FROM run_labels l USING run WHERE l.run_id = run.id AND l.key <> ALL ($36::text[])
 )

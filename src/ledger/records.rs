@@ -69,6 +69,28 @@ pub struct RunRecord {
     pub changes: Option<Changes>,
     /// From which sequence on the transcript is missing, should the flush have run out of time.
     pub transcript_missing_from: Option<u64>,
+    /// Somebody asked for its end before it had ended by itself.
+    pub kill: Option<Kill>,
+}
+
+/// How a run's end was asked for. The API server tells nobody who did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kill {
+    /// What was done to it.
+    pub request: KillRequest,
+    /// When, where that is known.
+    pub at: Option<Timestamp>,
+    /// With which program, as that calls itself: its field manager.
+    pub manager: Option<String>,
+}
+
+/// What somebody does to a WorkflowRun to end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillRequest {
+    /// `spec.desiredState` was set to Killed.
+    DesiredState,
+    /// It was deleted.
+    Deletion,
 }
 
 /// A Workspace as the controller sees it.

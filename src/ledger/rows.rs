@@ -260,6 +260,7 @@ pub(super) async fn update_attempt(
              result_sequence = greatest(a.result_sequence, $18),
              sealed_sequence = coalesce(a.sealed_sequence, $20),
              cli_version = CASE WHEN $21::text IS NOT NULL THEN $21 ELSE a.cli_version END,
+             told_requests = a.told_requests + $22,
              acknowledged = (
                  SELECT coalesce(max(s.sequence), a.acknowledged)
                  FROM (SELECT e.sequence, row_number() OVER (ORDER BY e.sequence) AS n
@@ -290,6 +291,7 @@ pub(super) async fn update_attempt(
         result,
         change.sealed,
         change.cli_version,
+        i64::try_from(stored.requests(new).len()).unwrap_or(i64::MAX),
     )
     .fetch_one(&mut **tx)
     .await?;

@@ -12,7 +12,7 @@ const RUNS: &str = include_str!("earlier_runs.sql");
 async fn told(url: &str, dry_run: bool) -> Result<String, Error> {
     let mut out = Vec::new();
     let args = Args {
-        database_url: url.to_owned(),
+        connection: runledger::ledger::connection::Connection::to(url),
         wait: 30,
         dry_run,
         ..Args::default()
@@ -177,6 +177,19 @@ async fn readers_and_writers_of_the_earlier_runs_go_on_and_what_cannot_be_typed_
     let before = answers(&earlier, RUN_READS).await;
     let told_first = told(&url, false).await.unwrap();
     assert!(told_first.contains("applied 0001 ledger"), "{told_first}");
+    let covered: Vec<_> = told_first
+        .lines()
+        .filter(|line| line.starts_with("note: index "))
+        .collect();
+    assert_eq!(
+        covered,
+        [
+            "note: index idx_workflow_runs_workspace_id of workflow_runs finds nothing that workflow_runs_workspace_id \
+          doesn't find, and costs each write: DROP INDEX CONCURRENTLY idx_workflow_runs_workspace_id once nobody \
+          needs it by its name"
+        ],
+        "and neither those of other columns, nor partial ones, nor of another kind"
+    );
     same(&answers(&earlier, RUN_READS).await, &before);
     write(&earlier, RUN_WRITES).await;
     let odd = lines(

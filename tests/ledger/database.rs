@@ -86,7 +86,7 @@ pub(crate) async fn migrated() -> Database {
 /// Applies the migrations.
 pub(crate) async fn up(url: &str) {
     let args = migrate::Args {
-        database_url: url.to_owned(),
+        connection: runledger::ledger::connection::Connection::to(url),
         wait: 10,
         ..Default::default()
     };

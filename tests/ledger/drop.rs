@@ -10,7 +10,7 @@ use crate::import::{earlier, import, one, run};
 async fn dropped(url: &str, dry_run: bool) -> Result<String, Error> {
     let mut out = Vec::new();
     let args = Args {
-        database_url: url.to_owned(),
+        connection: runledger::ledger::connection::Connection::to(url),
         wait: 10,
         dry_run,
         ..Args::default()

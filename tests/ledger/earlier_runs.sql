@@ -37,6 +37,7 @@ CREATE TABLE workflow_runs (
     updated_at timestamptz DEFAULT now()
 );
 CREATE INDEX idx_workflow_runs_session_id ON workflow_runs (session_id);
+CREATE INDEX idx_workflow_runs_workspace_id ON workflow_runs (workspace_id);
 CREATE INDEX idx_workflow_runs_status ON workflow_runs (status);
 CREATE INDEX idx_workflow_runs_metadata ON workflow_runs USING gin (metadata);
 CREATE INDEX idx_workflow_runs_active ON workflow_runs (created_at) WHERE status IN ('pending', 'running');

@@ -58,7 +58,7 @@ pub(crate) async fn earlier(test: &str, rows: u32) -> (String, PgPool) {
 pub(crate) async fn import(url: &str, args: ImportArgs) -> Result<(Report, String), Error> {
     let mut out = Vec::new();
     let migrate = Args {
-        database_url: url.to_owned(),
+        connection: runledger::ledger::connection::Connection::to(&url),
         wait: 10,
         ..Args::default()
     };
@@ -205,7 +205,7 @@ async fn rows_as_text_in_another_database_make_the_same_runs() {
     )
     .await;
     let args = Args {
-        database_url: url,
+        connection: runledger::ledger::connection::Connection::to(&url),
         ..Args::default()
     };
     drop_legacy(&args, &mut Vec::new()).await.unwrap();

@@ -8,7 +8,7 @@ use crate::database::empty;
 async fn told(url: &str) -> Result<String, Error> {
     let mut out = Vec::new();
     let args = Args {
-        database_url: url.to_owned(),
+        connection: runledger::ledger::connection::Connection::to(url),
         wait: 0,
         ..Default::default()
     };

@@ -3,8 +3,9 @@
 use runledger::api::run::Phase;
 use runledger::ledger::Ledger;
 use runledger::ledger::migrate::{Args, migrate};
+use runledger::ledger::prune::Table;
 use runledger::ledger::query::{RunFilter, Subject, Word};
-use runledger::ledger::records::WorkspaceRecord;
+use runledger::ledger::records::{Kill, KillRequest, RunRecord, WorkspaceRecord};
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
     let db = migrated().await;
     let database = db.url.rsplit_once('/').unwrap().1.to_owned();
     let name = |part: &str| format!("{part} of \"{database}\"");
-    let parts = ["controller", "server", "reader"];
+    let parts = ["controller", "server", "prune", "reader"];
     for part in parts {
         let role = name(part).replace('"', "\"\"");
         sqlx::query(AssertSqlSafe(format!("CREATE ROLE \"{role}\" LOGIN")))
@@ -25,11 +26,12 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
             .unwrap();
     }
     let mut args = Args {
-        database_url: db.url.clone(),
+        connection: runledger::ledger::connection::Connection::to(&db.url),
         ..Args::default()
     };
     args.roles.controller_role = Some(name("controller"));
     args.roles.server_role = Some(name("server"));
+    args.roles.prune_role = Some(name("prune"));
     args.roles.reader_role = Some(name("reader"));
     for _ in 0..2 {
         let mut out = Vec::new();
@@ -45,7 +47,8 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
         url.set_username(&name(part)).unwrap();
         url.to_string()
     });
-    let [controller, server, reader] = urls.each_ref().map(|url| Ledger::connect(url).unwrap());
+    let [controller, server, prune, reader] =
+        urls.each_ref().map(|url| Ledger::connect(url).unwrap());
     let controller = controller.of_cluster("c".to_owned());
 
     // A stub by the server, the run by the controller, and all that follows.
@@ -77,8 +80,16 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
         created_at: at(0),
     };
     controller.keep_workspaces(&[workspace]).await.unwrap();
+    let kill = Kill {
+        request: KillRequest::Deletion,
+        at: None,
+        manager: None,
+    };
     controller
-        .mirror(&ended(Phase::Completed, 1, usage(2)))
+        .mirror(&RunRecord {
+            kill: Some(kill),
+            ..ended(Phase::Completed, 1, usage(2))
+        })
         .await
         .unwrap();
     assert_eq!(controller.workspaces_there().await.unwrap().len(), 1);
@@ -98,7 +109,7 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
             .await
             .unwrap()
             .len(),
-        1
+        2
     );
     assert_eq!(
         db.one(
@@ -120,7 +131,21 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
         .unwrap();
     assert_eq!(page.runs.len(), 1);
 
-    let [controller, server, reader] = [&urls[0], &urls[1], &urls[2]];
+    // All of it is old one day.
+    let later = "2027-12-01".parse().unwrap();
+    for partition in prune.event_partitions(later).await.unwrap() {
+        prune.drop_partition(&partition).await.unwrap();
+    }
+    let mut gone = Vec::new();
+    for table in [Table::Messages, Table::Runs, Table::Sessions, Table::Audit] {
+        gone.push(prune.delete_old(table, later).await.unwrap());
+    }
+    assert_eq!(gone, [4, 1, 1, 2]);
+    let left = "SELECT concat_ws(' ', (SELECT count(*) FROM run_events), (SELECT count(*) FROM run_attempts),
+        (SELECT sum(runs) FROM run_rollups_live WHERE NOT by_model))";
+    assert_eq!(db.one(left).await.unwrap(), "0 0 1");
+
+    let [controller, server, prune, reader] = urls.each_ref();
     for (url, forbidden) in [
         (
             controller,
@@ -128,10 +153,20 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
         ),
         (controller, "UPDATE workflow_runs SET cost_estimate = 0"),
         (controller, "UPDATE messages SET text_content = ''"),
+        (controller, "DELETE FROM audit"),
         (
             controller,
-            "INSERT INTO audit (actor, action, allowed, namespace, run_id) VALUES ('a', 'kill', true, 'n', gen_random_uuid())",
+            "SELECT runledger_drop_event_partition('2026-01-01')",
         ),
+        (
+            server,
+            "SELECT runledger_drop_event_partition('2026-01-01')",
+        ),
+        (prune, "UPDATE workflow_runs SET status = 'failed'"),
+        (prune, "UPDATE audit SET actor = ''"),
+        (prune, "DELETE FROM users"),
+        (prune, "DELETE FROM run_rollups"),
+        (prune, "DROP TABLE run_events"),
         (server, "UPDATE workflow_runs SET status = 'failed'"),
         (server, "UPDATE workflow_runs SET final_commit_hash = ''"),
         (server, "DELETE FROM workflow_runs"),
@@ -157,7 +192,7 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
 async fn a_role_that_is_not_there_is_named() {
     let db = migrated().await;
     let mut args = Args {
-        database_url: db.url.clone(),
+        connection: runledger::ledger::connection::Connection::to(&db.url),
         ..Args::default()
     };
     args.roles.server_role = Some("nobody".to_owned());

@@ -18,23 +18,37 @@ use crate::shapes::{at, batch, ended, events, record, running, usage};
 /// The rollups, and the same counted from the runs by other means: each as lines of text.
 async fn kept_and_counted(db: &Database) -> (String, String) {
     let kept = "SELECT string_agg(l::text, E'\n' ORDER BY l::text) FROM (
-            SELECT day, namespace, workflow_name, model, repository, runs, completed, failed, killed,
+            SELECT day, by_model, namespace, workflow_name, model, repository, runs, completed, failed, killed,
                    unknown_cost, cost::numeric(30, 6), input_tokens, output_tokens, cache_read_tokens,
-                   cache_creation_tokens, added_lines, removed_lines, costed_lines
+                   cache_creation_tokens, added_lines, removed_lines, costed::numeric(30, 6), costed_lines
             FROM run_rollups_live WHERE runs <> 0) l";
-    let counted = "SELECT string_agg(l::text, E'\n' ORDER BY l::text) FROM (
-            SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), coalesce(namespace, ''), workflow_name,
-                   coalesce(ai_model, ''), coalesce(git_repo, ''), count(*),
-                   count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed'),
-                   count(*) FILTER (WHERE status = 'killed'),
-                   count(*) FILTER (WHERE cost_source = 'partial' OR cost_estimate IS NULL AND (total_tokens > 0 OR status = 'completed'
-                                          OR namespace IS NULL AND status IN ('failed', 'killed'))),
-                   coalesce(sum(cost_estimate), 0)::numeric(30, 6), sum(input_tokens), sum(output_tokens),
-                   sum(cache_read_tokens), sum(cache_creation_tokens),
-                   sum(git_diff_added_lines), sum(git_diff_removed_lines),
-                   coalesce(sum(git_diff_added_lines + git_diff_removed_lines)
-                            FILTER (WHERE cost_estimate IS NOT NULL), 0)
-            FROM workflow_runs GROUP BY 1, 2, 3, 4, 5) l";
+    let counted = "WITH parts AS (
+            SELECT r, false AS by_model, '' AS model, r.cost_estimate AS cost, r.input_tokens AS input,
+                   r.output_tokens AS output, r.cache_read_tokens AS cache_read, r.cache_creation_tokens AS cache_creation,
+                   cost_source = 'partial' OR cost_estimate IS NULL AND (total_tokens > 0 OR status = 'completed'
+                       OR namespace IS NULL AND status IN ('failed', 'killed')) AS unknown
+            FROM workflow_runs r
+            UNION ALL
+            SELECT r, true, coalesce(m.key, r.ai_model, ''), CASE WHEN m.key IS NULL THEN r.cost_estimate ELSE m.cost END,
+                   coalesce(m.input, r.input_tokens), coalesce(m.output, r.output_tokens),
+                   coalesce(m.cache_read, r.cache_read_tokens), coalesce(m.cache_creation, r.cache_creation_tokens),
+                   coalesce(m.unpriced, cost_source = 'partial' OR cost_estimate IS NULL AND (total_tokens > 0
+                       OR status = 'completed' OR namespace IS NULL AND status IN ('failed', 'killed')))
+            FROM workflow_runs r LEFT JOIN LATERAL (
+                SELECT e.key, f.* FROM jsonb_each(r.model_usage) e, jsonb_to_record(e.value) AS f
+                    (cost numeric, input bigint, output bigint, cache_read bigint, cache_creation bigint, unpriced bool)
+            ) m ON true)
+        SELECT string_agg(l::text, E'\n' ORDER BY l::text) FROM (
+            SELECT to_char((r).created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), by_model, coalesce((r).namespace, ''),
+                   (r).workflow_name, model, coalesce((r).git_repo, ''), count(*),
+                   count(*) FILTER (WHERE (r).status = 'completed'), count(*) FILTER (WHERE (r).status = 'failed'),
+                   count(*) FILTER (WHERE (r).status = 'killed'), count(*) FILTER (WHERE unknown),
+                   coalesce(sum(cost), 0)::numeric(30, 6), sum(input), sum(output), sum(cache_read), sum(cache_creation),
+                   sum((r).git_diff_added_lines), sum((r).git_diff_removed_lines),
+                   coalesce(sum((r).cost_estimate), 0)::numeric(30, 6),
+                   coalesce(sum((r).git_diff_added_lines + (r).git_diff_removed_lines)
+                            FILTER (WHERE (r).cost_estimate IS NOT NULL), 0)
+            FROM parts GROUP BY 1, 2, 3, 4, 5, 6) l";
     (
         db.one(kept).await.unwrap_or_default(),
         db.one(counted).await.unwrap_or_default(),
@@ -46,6 +60,17 @@ async fn assert_exact(db: &Database, when: &str) {
     assert_same(&kept, &counted, when);
     let comparison = db.ledger.compare_rollups(false).await.unwrap();
     assert_eq!(comparison.differ, 0, "{when}: {comparison:?}");
+    let not_all = "SELECT jsonb_agg(r) FROM workflow_runs r, LATERAL (
+            SELECT sum((value ->> 'cost')::numeric) AS cost,
+                   sum((value ->> 'input')::bigint + (value ->> 'output')::bigint
+                       + (value ->> 'cache_read')::bigint + (value ->> 'cache_creation')::bigint) AS tokens
+            FROM jsonb_each(r.model_usage)) m
+        WHERE r.model_usage <> '{}' AND (m.cost, m.tokens) IS DISTINCT FROM (r.cost_estimate, r.total_tokens)";
+    assert_eq!(
+        db.one(not_all).await,
+        None,
+        "{when}: the models come to the run"
+    );
 }
 
 /// One thing that a writer does.
@@ -54,6 +79,7 @@ enum Write {
     Store(Box<Batch>, &'static str),
     Foreign(String),
     Fold,
+    Prices,
 }
 
 const NAMESPACES: [&str; 2] = ["ns", "other"];
@@ -96,7 +122,14 @@ fn history(random: &mut Random) -> Vec<Write> {
             Phase::Running => running(2),
             end => ended(end, 1, usage(requests)),
         }));
-        let of_its_session = events(1, requests)
+        let mut all = events(1, requests);
+        for event in &mut all {
+            if let EventBody::RequestEnded { model, .. } = &mut event.body {
+                *model =
+                    [None, Some("claude-x"), Some("claude-z")][random.below(3)].map(str::to_owned);
+            }
+        }
+        let of_its_session = all
             .into_iter()
             .filter(|event| known && !matches!(event.body, EventBody::Message(_)))
             .collect::<Vec<_>>();
@@ -125,6 +158,7 @@ fn history(random: &mut Random) -> Vec<Write> {
         }
         writes.push(Write::Fold);
     }
+    writes.push(Write::Prices);
     random.shuffle(&mut writes);
     writes
 }
@@ -144,6 +178,11 @@ async fn write(db: &Database, write: Write) {
                 .execute(&db.pool)
                 .await
                 .unwrap();
+        }
+        Write::Prices => {
+            let prices = "- {model: claude-*, from: 2026-01-01, input: 3, output: 15.1, cacheRead: 0.3, cacheCreation: 4}";
+            let prices = runledger::ledger::prices::read(prices).unwrap();
+            db.ledger.load_prices(&prices).await.unwrap();
         }
         Write::Fold => {
             db.ledger.fold_rollups().await.unwrap();
@@ -236,24 +275,25 @@ async fn rebuild_says_what_differed_puts_it_right_and_says_so_by_its_status() {
     );
     sqlx::raw_sql(
         "UPDATE run_rollups SET runs = runs + 1, cost = cost - 1;
-         INSERT INTO run_rollups SELECT day, namespace, workflow_name, E'\\x1b[31m', repository, runs, completed,
+         INSERT INTO run_rollups SELECT day, by_model, namespace, workflow_name, E'\\x1b[31m', repository, runs, completed,
              failed, killed, unknown_cost, cost, input_tokens, output_tokens, cache_read_tokens,
-             cache_creation_tokens, added_lines, removed_lines, costed_lines FROM run_rollups",
+             cache_creation_tokens, added_lines, removed_lines, costed, costed_lines FROM run_rollups WHERE by_model",
     )
     .execute(&db.pool)
     .await
     .unwrap();
     let found = "they said too little by\n  \
+        2026-09-21 ns builder (all models) https://git.example/demo.git: -1 runs, 0 tokens, 1.000000 USD\n  \
         2026-09-21 ns builder \\u{1b}[31m https://git.example/demo.git: -2 runs, -240 tokens, 0.967440 USD\n  \
         2026-09-21 ns builder claude-x https://git.example/demo.git: -1 runs, 0 tokens, 1.000000 USD\n";
-    let dry = (3, format!("2 rollups differ; {found}"));
+    let dry = (3, format!("3 rollups differ; {found}"));
     assert_eq!(rollups(&db, &["rebuild", "--dry-run"]).await, dry);
     assert_eq!(
         rollups(&db, &["rebuild", "--dry-run"]).await,
         dry,
         "it changed nothing"
     );
-    let done = (3, format!("2 rollups differed and were put right; {found}"));
+    let done = (3, format!("3 rollups differed and were put right; {found}"));
     assert_eq!(rollups(&db, &["rebuild"]).await, done);
     assert_eq!(rollups(&db, &["rebuild"]).await.0, 0);
     assert_exact(&db, "rebuilt").await;
@@ -294,7 +334,7 @@ async fn words_of_any_length_and_script_fit() {
     db.ledger.fold_rollups().await.unwrap();
     assert_eq!(
         db.one("SELECT sum(runs) FROM run_rollups").await.unwrap(),
-        "1"
+        "2"
     );
 }
 
@@ -313,7 +353,7 @@ async fn a_row_from_before_the_ledger_with_nothing_in_it_is_counted() {
     .execute(&mut *db.pool.acquire().await.unwrap())
     .await
     .unwrap();
-    assert_eq!(db.ledger.compare_rollups(true).await.unwrap().differ, 1);
+    assert_eq!(db.ledger.compare_rollups(true).await.unwrap().differ, 2);
     assert_eq!(db.ledger.compare_rollups(true).await.unwrap().differ, 0);
     sqlx::query("UPDATE workflow_runs SET turns = 1, input_tokens = 5, total_tokens = 5")
         .execute(&db.pool)
@@ -321,7 +361,7 @@ async fn a_row_from_before_the_ledger_with_nothing_in_it_is_counted() {
         .unwrap();
     assert_eq!(db.ledger.compare_rollups(false).await.unwrap().differ, 0);
     let row =
-        db.one("SELECT (runs, input_tokens, added_lines) FROM run_rollups_live WHERE runs = 1");
+        db.one("SELECT (runs, input_tokens, added_lines) FROM run_rollups_live WHERE runs = 1 AND NOT by_model");
     assert_eq!(row.await.unwrap(), "(1,5,0)");
 }
 

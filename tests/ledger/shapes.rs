@@ -59,6 +59,7 @@ pub(crate) fn record() -> RunRecord {
         earlier: vec![],
         changes: None,
         transcript_missing_from: None,
+        kill: None,
     }
 }
 

@@ -58,6 +58,11 @@ securityContext:
 {{- end }}
 {{- end }}
 
+{{/* Not empty where something of the ledger is ever too old. */}}
+{{- define "runledger.prunes" -}}
+{{- range .Values.prune.keepDays }}{{ with . }}{{ . }}{{ end }}{{ end }}
+{{- end }}
+
 {{/* Where the pods of a Deployment run: its own values, and not all on one node. */}}
 {{- define "runledger.placement" -}}
 {{- $values := index .root.Values .component -}}

@@ -4,7 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::*;
 use crate::controller::end::Verdict;
-use crate::controller::{figures, record, status};
+use crate::controller::{figures, record, status, watches};
+use crate::ledger::records::{Kill, KillRequest};
 use crate::names::reasons;
 use crate::wire::EarlierAttempt;
 
@@ -154,4 +155,48 @@ fn a_push_that_was_wanted_is_told_in_a_condition_of_its_own() {
         delivered(None, Some(reasons::PUSH_CONFLICT)),
         told("False", reasons::PUSH_CONFLICT, "Done.")
     );
+}
+
+#[test]
+fn a_run_that_is_to_be_stopped_says_how_and_when_that_was_asked_for() {
+    let asked = |run: &WorkflowRun| record::of(run, run.status.as_ref().unwrap()).unwrap().kill;
+    let run = working(json!({}));
+    assert_eq!(asked(&run), None);
+    let mut stopped = killed(run.clone());
+    let entry = |manager: &str, fields: Value| json!({"manager": manager, "time": at(30).to_string(), "fieldsType": "FieldsV1", "fieldsV1": fields});
+    let entries = json!([
+        entry("creator", json!({"f:spec": {"f:task": {}}})),
+        entry("kubectl-patch", json!({"f:spec": {"f:desiredState": {}}})),
+    ]);
+    stopped.metadata.managed_fields = serde_json::from_value(entries.clone()).unwrap();
+    watches::strip_run(&mut stopped);
+    assert_eq!(stopped.metadata.managed_fields.as_ref().unwrap().len(), 1);
+    assert_eq!(
+        asked(&stopped),
+        Some(Kill {
+            request: KillRequest::DesiredState,
+            at: Some(at(30)),
+            manager: Some("kubectl-patch".to_owned()),
+        })
+    );
+    let mut kept = run.clone();
+    kept.metadata.managed_fields = serde_json::from_value(entries).unwrap();
+    watches::strip_run(&mut kept);
+    assert_eq!(kept.metadata.managed_fields, None, "of no use to others");
+    let deletion = Some(Kill {
+        request: KillRequest::Deletion,
+        at: Some(at(20)),
+        manager: None,
+    });
+    assert_eq!(asked(&deleted(run.clone())), deletion);
+    let over = |reason: &str, phase| {
+        let mut run = deleted(run.clone());
+        let status = run.status.as_mut().unwrap();
+        status.phase = phase;
+        status.reason = Some(reason.to_owned());
+        run
+    };
+    assert_eq!(asked(&over(reasons::DELETED, Phase::Killed)), deletion);
+    let cleared_away = over(reasons::COMPLETED, Phase::Completed);
+    assert_eq!(asked(&cleared_away), None, "it had ended before");
 }

@@ -14,6 +14,7 @@ mod remove;
 mod report;
 mod row;
 mod source;
+mod tables;
 mod values;
 mod write;
 

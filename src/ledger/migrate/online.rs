@@ -241,6 +241,51 @@ async fn validate(hand: &mut Hand<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Indexes of others that are the beginning of one of ours cost each write and find nothing more. They
+/// are named and not dropped: somebody may know them by name.
+pub(super) async fn name_covered_indexes(hand: &mut Hand<'_>) -> Result<(), Error> {
+    let shared: Vec<String> = SHARED.map(str::to_owned).into();
+    let ours: Vec<String> = super::MIGRATIONS
+        .iter()
+        .flat_map(|migration| statements::online(migration.sql.as_str()))
+        .filter_map(|step| match step {
+            Online::Index { name, .. } => Some(name),
+            Online::Columns { .. } => None,
+        })
+        .collect();
+    let covered = sqlx::query!(
+        r#"SELECT DISTINCT ON (t.relname, o.relname)
+                  t.relname::text AS "table!", o.relname::text AS "name!", c.relname::text AS "by!"
+           FROM pg_class t
+           JOIN pg_index i ON i.indrelid = t.oid
+           JOIN pg_class o ON o.oid = i.indexrelid AND o.relname <> ALL ($2)
+           JOIN pg_index w ON w.indrelid = t.oid AND w.indisvalid
+           JOIN pg_class c ON c.oid = w.indexrelid AND c.relname = ANY ($2) AND c.relam = o.relam
+           WHERE t.relname = ANY ($1) AND t.relnamespace = current_schema()::regnamespace
+             AND NOT i.indisunique AND i.indexprs IS NULL AND w.indexprs IS NULL
+             AND w.indpred::text IS NOT DISTINCT FROM i.indpred::text
+             -- Each key column with its kind of order; a single one can be read either way.
+             AND w.indkey::text || ' ' LIKE i.indkey::text || ' %'
+             AND w.indclass::text || ' ' LIKE i.indclass::text || ' %'
+             AND w.indcollation::text || ' ' LIKE i.indcollation::text || ' %'
+             AND (i.indnatts = 1 OR w.indoption::text || ' ' LIKE i.indoption::text || ' %')
+           ORDER BY t.relname, o.relname, c.relname"#,
+        &shared,
+        &ours,
+    )
+    .fetch_all(&mut *hand.connection)
+    .await
+    .map_err(Error::Database)?;
+    for index in covered {
+        hand.say(&format!(
+            "note: index {} of {} finds nothing that {} doesn't find, and costs each write: \
+             DROP INDEX CONCURRENTLY {} once nobody needs it by its name",
+            index.name, index.table, index.by, index.name
+        ))?;
+    }
+    Ok(())
+}
+
 fn is_violation(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|e| e.code());
     matches!(code.as_deref(), Some("23514" | "23503"))

@@ -15,7 +15,8 @@ use super::{Partition, Table};
 Ages are whole days, and what is named no age for is kept. Nothing of an unfinished run is removed, nor
 are users, agents, workspaces and prices, nor messages and sessions that are not Runledger's. Runs go
 with their attempts, labels and usage; what they came to stays in `runledger report`. It can be stopped
-at any time and run again, while Runledger works. It needs the rights of the tables' owner.
+at any time and run again, while Runledger works. It needs the rights of the tables' owner, or those that
+`runledger migrate --prune-role` gives.
 
 Examples:
   runledger prune --events 30 --dry-run

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff_sqlx::ToSqlx;
-use sqlx::AssertSqlSafe;
 
 use super::{Error, Ledger};
 
@@ -23,8 +22,6 @@ const COUNT: Duration = Duration::from_secs(3600);
 /// A partition of `run_events`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// Its name.
-    name: String,
     /// The UTC day that its attempts began on.
     pub day: Date,
     /// About how many rows it holds; nothing where nobody has counted.
@@ -127,10 +124,9 @@ impl Ledger {
     pub async fn event_partitions(&self, before: Date) -> Result<Vec<Partition>, Error> {
         Self::tries(|| async {
             let rows = sqlx::query!(
-                r#"SELECT p.name AS "name!", p.day AS "day!: jiff_sqlx::Date", p.rows AS "rows!",
-                          p.day IN (SELECT a.started_day FROM workflow_runs r JOIN run_attempts a ON a.run_id = r.id
-                                    WHERE r.status IN ('pending', 'running')) AS is_pinned
-                   FROM (SELECT c.oid::regclass::text AS name, c.reltuples::bigint AS rows,
+                r#"SELECT p.day AS "day!: jiff_sqlx::Date", p.rows AS "rows!",
+                          runledger_events_are_pinned(p.day) AS "is_pinned!"
+                   FROM (SELECT c.reltuples::bigint AS rows,
                                 to_date(substring(c.relname FROM '^run_events_(\d{8})$'), 'YYYYMMDD') AS day
                          FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                          WHERE i.inhparent = 'run_events'::regclass) p
@@ -142,11 +138,9 @@ impl Ledger {
             Ok(rows
                 .into_iter()
                 .map(|row| Partition {
-                    name: row.name,
                     day: row.day.to_jiff(),
                     rows: u64::try_from(row.rows).ok(),
-                    // No day at all in that set means that none is pinned.
-                    is_pinned: row.is_pinned.unwrap_or(false),
+                    is_pinned: row.is_pinned,
                 })
                 .collect())
         })
@@ -160,11 +154,10 @@ impl Ledger {
             sqlx::query!("SET LOCAL lock_timeout = '2s'")
                 .execute(&mut *tx)
                 .await?;
-            // The name is as the database quotes it, of a table that was made by it.
-            sqlx::query(AssertSqlSafe(format!(
-                "DROP TABLE IF EXISTS {}",
-                partition.name
-            )))
+            sqlx::query!(
+                "SELECT runledger_drop_event_partition($1)",
+                partition.day.to_sqlx() as _
+            )
             .execute(&mut *tx)
             .await?;
             tx.commit().await?;

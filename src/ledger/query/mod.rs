@@ -6,15 +6,17 @@
 //! pool of readers says so), so that one text serves them all and finds its index each time.
 
 mod audit;
+mod filter;
 mod messages;
 mod run;
 mod runs;
 mod sessions;
 
 pub use audit::{Action, Deed, Entry, Subject};
+pub use filter::{Direction, Order, RunFilter, RunKey};
 pub use messages::{MessageKey, Said, Word};
 pub use run::{Completion, DiffSummary, Run, Status};
-pub use runs::{Direction, Order, RunFilter, RunKey, RunPage, RunSummary};
+pub use runs::{RunPage, RunSummary};
 pub use sessions::{SessionKey, SessionState, SessionSummary};
 
 /// Rows of a page, where none are asked for.

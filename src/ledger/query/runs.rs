@@ -1,77 +1,12 @@
-//! Lists of runs, by every filter and order.
+//! Lists of runs, by every filter and order that `filter` has.
 
 use jiff::Timestamp;
-use jiff_sqlx::ToSqlx;
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
+use super::filter::{Direction, Order, RunFilter, RunKey, Terms};
 use super::size;
-use crate::api::run::Phase;
 use crate::ledger::{Error, Ledger};
-
-/// Which runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunFilter {
-    /// Of this namespace; of all where absent.
-    pub namespace: Option<String>,
-    /// In this phase.
-    pub phase: Option<Phase>,
-    /// Of this workflow.
-    pub workflow_name: Option<String>,
-    /// Asked for by this user.
-    pub user_id: Option<Uuid>,
-    /// Of this session.
-    pub session_id: Option<Uuid>,
-    /// On this branch.
-    pub git_branch: Option<String>,
-    /// Created then or later.
-    pub created_after: Option<Timestamp>,
-    /// Created then or before.
-    pub created_before: Option<Timestamp>,
-    /// With this label: key and value.
-    pub label: Option<(String, String)>,
-}
-
-/// What a list is ordered by. Runs without a value come last, in either direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Order {
-    /// When it was created.
-    #[default]
-    CreatedAt,
-    /// When it ended.
-    CompletedAt,
-    /// How long it took.
-    DurationSeconds,
-    /// Name of its workflow.
-    WorkflowName,
-    /// Its status, by name.
-    Status,
-    /// What it cost.
-    CostEstimate,
-    /// All its tokens.
-    TotalTokens,
-    /// Its branch.
-    GitBranch,
-}
-
-/// Direction of an [`Order`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Direction {
-    /// Greatest, or latest, first.
-    #[default]
-    Descending,
-    /// Least, or earliest, first.
-    Ascending,
-}
-
-/// Where a page ended: the next one begins after it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunKey {
-    /// The run's value of the order's column, as the database writes it.
-    pub value: Option<String>,
-    /// The run.
-    pub id: Uuid,
-}
 
 /// A page of runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,23 +103,6 @@ struct Row {
     total_tokens: i64,
     turns: i64,
     key: Option<String>,
-}
-
-/// The filter in the database's terms.
-struct Terms<'a> {
-    namespace: Option<&'a str>,
-    status: Option<&'static str>,
-    workflow_name: Option<&'a str>,
-    user_id: Option<Uuid>,
-    session_id: Option<Uuid>,
-    git_branch: Option<&'a str>,
-    created_after: Option<jiff_sqlx::Timestamp>,
-    created_before: Option<jiff_sqlx::Timestamp>,
-    label_key: Option<&'a str>,
-    label_value: Option<&'a str>,
-    value: Option<&'a str>,
-    id: Option<Uuid>,
-    limit: i64,
 }
 
 /// The statement of a list: `$from` is where runs come from, `$which` looks at the label and at what
@@ -408,38 +326,6 @@ const ESTIMATE: &str = "EXPLAIN (FORMAT JSON) SELECT FROM workflow_runs r
       AND ($8::timestamptz IS NULL OR r.created_at <= $8)
       AND ($9::text IS NULL OR r.id IN (SELECT l.run_id FROM run_labels l
            WHERE l.key = $9 AND l.value = $10 AND ($1::text IS NULL OR l.namespace = $1)))";
-
-impl<'a> Terms<'a> {
-    fn of(filter: &'a RunFilter, after: Option<&'a RunKey>, limit: i64) -> Self {
-        let label = filter.label.as_ref();
-        Self {
-            namespace: filter.namespace.as_deref(),
-            status: filter.phase.map(status),
-            workflow_name: filter.workflow_name.as_deref(),
-            user_id: filter.user_id,
-            session_id: filter.session_id,
-            git_branch: filter.git_branch.as_deref(),
-            created_after: filter.created_after.map(ToSqlx::to_sqlx),
-            created_before: filter.created_before.map(ToSqlx::to_sqlx),
-            label_key: label.map(|(key, _)| key.as_str()),
-            label_value: label.map(|(_, value)| value.as_str()),
-            value: after.and_then(|key| key.value.as_deref()),
-            id: after.map(|key| key.id),
-            limit,
-        }
-    }
-}
-
-/// A phase in the ledger's words.
-pub(in crate::ledger) fn status(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Pending => "pending",
-        Phase::Running => "running",
-        Phase::Completed => "completed",
-        Phase::Failed => "failed",
-        Phase::Killed => "killed",
-    }
-}
 
 impl From<Row> for RunSummary {
     fn from(row: Row) -> Self {

@@ -18,7 +18,10 @@ A run counts on the UTC day that it was created on, also once it has been pruned
 (p50, p95, p99, from start to end) is read from the rows that are still there. Costs are US dollars. A
 cost that nobody named is unknown, not zero: it is shown as `unknown`, and as `≥` where it is part of a
 sum. Lines are those added and removed; SUCCESS is of the runs that have ended; FROM CACHE is what was
-read from the cache, of all that the models read.
+read from the cache, of all that the models read. By model, a run counts for each model that it used,
+with the tokens and the cost of that one (and with all its lines, and the cost of all of it for a line).
+Where the SDK named one cost for several models, it is shared out as the prices say; without prices for
+all of them nobody knows whose it is, and it stands on the line without a model.
 
 Examples:
   runledger report                               the last 30 days, by workflow
@@ -43,7 +46,7 @@ pub struct Args {
     /// Only runs of this workflow.
     #[arg(long)]
     workflow: Option<String>,
-    /// Only runs of this model.
+    /// Only what this model did.
     #[arg(long)]
     model: Option<String>,
     /// Only runs on this repository.
@@ -63,7 +66,7 @@ enum Grouping {
     Namespace,
     /// Workflow.
     Workflow,
-    /// The model that answered last.
+    /// Each model that was used.
     Model,
     /// Repository.
     Repository,

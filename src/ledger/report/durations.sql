@@ -11,12 +11,13 @@ FROM (
     FROM workflow_runs r, LATERAL runledger_rollup_of(
         r.created_at, r.namespace, r.workflow_name, r.ai_model, r.git_repo, r.status,
         r.cost_estimate, r.cost_source, r.input_tokens, r.output_tokens, r.cache_read_tokens,
-        r.cache_creation_tokens, r.git_diff_added_lines, r.git_diff_removed_lines) one
+        r.cache_creation_tokens, r.git_diff_added_lines, r.git_diff_removed_lines, r.model_usage) one
     WHERE r.created_at >= $6::date::timestamp AT TIME ZONE 'UTC'
       AND r.created_at < ($7::date + 1)::timestamp AT TIME ZONE 'UTC'
       AND r.duration_seconds IS NOT NULL
 ) timed
-WHERE ($8::text IS NULL OR namespace = $8)
+WHERE by_model = ($4 OR $10::text IS NOT NULL)
+  AND ($8::text IS NULL OR namespace = $8)
   AND ($9::text IS NULL OR workflow_name = $9)
   AND ($10::text IS NULL OR model = $10)
   AND ($11::text IS NULL OR repository = $11)

@@ -20,10 +20,12 @@ SELECT CASE WHEN $1::bool THEN day END AS "day: jiff_sqlx::Date",
            AS cache_efficiency,
        least(sum(added_lines), 9223372036854775807)::bigint AS "added_lines!",
        least(sum(removed_lines), 9223372036854775807)::bigint AS "removed_lines!",
-       round(sum(cost) / nullif(sum(costed_lines), 0), 6) AS cost_per_line
+       round(sum(costed) / nullif(sum(costed_lines), 0), 6) AS cost_per_line
 -- Not run_rollups_live, which groups by everything first.
 FROM (TABLE run_rollups UNION ALL TABLE run_rollup_deltas) kept
 WHERE day BETWEEN $6 AND $7
+  -- Where models are told apart, a run counts for each that it used.
+  AND by_model = ($4 OR $10::text IS NOT NULL)
   AND ($8::text IS NULL OR namespace = $8)
   AND ($9::text IS NULL OR workflow_name = $9)
   AND ($10::text IS NULL OR model = $10)

@@ -23,7 +23,7 @@ pub struct Query {
     pub namespace: Option<String>,
     /// Only runs of this workflow.
     pub workflow: Option<String>,
-    /// Only runs of this model.
+    /// Only what this model did in them.
     pub model: Option<String>,
     /// Only runs on this repository.
     pub repository: Option<String>,
@@ -40,7 +40,7 @@ pub enum By {
     Namespace,
     /// Their workflow.
     Workflow,
-    /// The model that answered last.
+    /// The models that they used: a run counts for each of them, with what that one used and cost.
     Model,
     /// Their repository.
     Repository,
@@ -94,7 +94,7 @@ pub struct Line {
     pub added_lines: i64,
     /// Lines removed.
     pub removed_lines: i64,
-    /// US dollars for a line added or removed, of the runs whose cost is known.
+    /// US dollars for a line added or removed, of the runs whose cost is known, whatever their models.
     pub cost_per_line: Option<Decimal>,
 }
 

@@ -96,7 +96,9 @@ fn say(comparison: &Comparison, dry_run: bool, out: &mut dyn Write) -> Result<()
             d.day,
             or_none(&d.namespace),
             or_none(&d.workflow),
-            or_none(&d.model),
+            d.model
+                .as_deref()
+                .map_or_else(|| "(all models)".to_owned(), or_none),
             or_none(&d.repository),
             d.runs,
             d.tokens.normalize(),

@@ -1,4 +1,5 @@
-//! Rollups: what runs came to, by day, namespace, workflow, model and repository. The database's own
+//! Rollups: what runs came to, by day, namespace, workflow and repository, for all models together and
+//! for each that a run used. The database's own
 //! triggers keep them, exact at every moment, as deltas; here those are folded together and checked
 //! against the runs. Who asks what they say is `report`.
 
@@ -32,8 +33,8 @@ pub struct Difference {
     pub namespace: String,
     /// Their workflow.
     pub workflow: String,
-    /// Their model; empty where none is known.
-    pub model: String,
+    /// A model that they used; nothing where all are counted together, empty where none is known.
+    pub model: Option<String>,
     /// Their repository; empty where they have none.
     pub repository: String,
     /// Runs that were missing in it.
@@ -116,10 +117,10 @@ impl Ledger {
                    INSERT INTO run_rollup_deltas SELECT * FROM differ WHERE $1
                )
                SELECT day AS "day!: jiff_sqlx::Date", namespace AS "namespace!", workflow_name AS "workflow!",
-                      model AS "model!", repository AS "repository!", runs AS "runs!", cost AS "cost!",
+                      CASE WHEN by_model THEN model END AS model, repository AS "repository!", runs AS "runs!", cost AS "cost!",
                       input_tokens + output_tokens + cache_read_tokens + cache_creation_tokens AS "tokens!",
                       count(*) OVER () AS "differ!"
-               FROM differ ORDER BY 1 DESC, 2, 3, 4, 5 LIMIT $2"#,
+               FROM differ ORDER BY 1 DESC, 2, 3, 4 NULLS FIRST, 5 LIMIT $2"#,
             mend,
             NAMED,
         )

@@ -48,7 +48,7 @@ impl Ledger {
         let url = url.trim().to_owned();
         ensure!(url.starts_with("postgres://"), "Postgres did not start");
         let args = migrate::Args {
-            database_url: url.clone(),
+            connection: runledger::ledger::connection::Connection::to(&url),
             wait: 30,
             ..Default::default()
         };

@@ -135,5 +135,6 @@ fn record(number: usize) -> RunRecord {
         earlier: vec![],
         changes: None,
         transcript_missing_from: None,
+        kill: None,
     }
 }
