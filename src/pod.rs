@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
+use crate::api::repository::OnReuse;
+
 /// Container names.
 pub mod containers {
     /// Init container that copies the static binary into [`super::paths::BIN`].
@@ -108,6 +110,9 @@ pub struct RepositoryAssignment {
     /// So many commits of history; all where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u32>,
+    /// What becomes of what an earlier run left.
+    #[serde(default)]
+    pub on_reuse: OnReuse,
     /// PEM bundle that the host's certificate may chain to, beside the public roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
@@ -125,6 +130,7 @@ impl RepositoryAssignment {
             url,
             branch: None,
             depth: None,
+            on_reuse: OnReuse::Keep,
             ca: None,
             has_secret: false,
             push: None,

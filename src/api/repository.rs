@@ -18,8 +18,8 @@ pub struct Repository {
     #[x_kube(validation = rules::repository_url())]
     pub url: String,
     /// Branch, tag or full name of a commit to check out, looked for in this order; the remote's
-    /// default branch where absent. A workspace that holds the repository already stays on what it
-    /// is on.
+    /// default branch where absent. What becomes of a workspace that holds the repository already,
+    /// onReuse says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 244))]
     #[x_kube(validation = rules::branch("spec.repository.branch"))]
@@ -29,6 +29,9 @@ pub struct Repository {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub depth: Option<u32>,
+    /// What becomes of a workspace that holds the repository already, once it is fetched.
+    #[serde(default)]
+    pub on_reuse: OnReuse,
     /// Secret with `hosts` and, for https, `username`, `password` (`ca.crt` for a private CA); for
     /// ssh, `ssh-privatekey` and `known_hosts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +49,20 @@ pub struct Repository {
     /// Whether and where to deliver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push: Option<Push>,
+}
+
+/// What becomes of what an earlier run left in the workspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnReuse {
+    /// It stays as it is, uncommitted work included.
+    #[default]
+    Keep,
+    /// It goes on to the remote's branch where nothing is uncommitted and all of HEAD is on the
+    /// remote; otherwise it stays, and an Event says why.
+    Update,
+    /// The remote's branch takes its place. What the remote does not have, uncommitted work
+    /// included, is saved at refs/runledger/backup/ first, and an Event says where.
+    Reset,
 }
 
 /// Whose name stands on commits.

@@ -253,6 +253,7 @@ fn repository_of(
         url,
         branch: repository.branch.clone(),
         depth: repository.depth,
+        on_reuse: repository.on_reuse,
         ca: repository.ca_bundle.clone(),
         has_secret: repository.secret_name.is_some(),
         push,

@@ -1,5 +1,5 @@
-//! Making a workspace ready: a fresh checkout, or what an earlier run left, untouched. A first
-//! checkout goes through the trusted git dir; the agent is then given an ordinary `.git` of its own,
+//! Making a workspace ready: a fresh checkout, or what an earlier run left, of which `reuse` decides
+//! what becomes. A first checkout goes through the trusted git dir; the agent is then given an ordinary `.git` of its own,
 //! made of plain files and copies, so that nothing it does there reaches ours.
 
 use std::fs;
@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use git2::build::CheckoutBuilder;
 use git2::{CheckoutNotificationType, Oid, Repository};
-use url::Url;
 
 use super::error::Kind;
 use super::handover::{self, Handover};
-use super::record::{Record, same_repository, shown};
+use super::record::Record;
 use super::remote::Host;
 use super::trusted::{self, commit_id, is_branch_name};
-use super::{Access, CheckedOut, Error, Head, Place, Wanted, locks, notes, take_over};
+use super::{Access, CheckedOut, Error, Head, Place, Wanted, locks, notes, reuse, take_over};
 
 /// See [`super::checkout`].
 pub(super) fn checkout(
@@ -35,7 +34,7 @@ pub(super) fn checkout(
         .map_err(|e| Error::file(format_args!("make {}", place.trusted.display()), &e))?;
     locks::clear_ours(place)?;
     match Record::read(place)? {
-        Some(record) if record.ready => reuse(place, &wanted.url, record),
+        Some(record) if record.ready => reuse::reuse(place, &host, wanted, record, cancel),
         half_made => fresh(place, &host, wanted, cancel, half_made.is_some()),
     }
 }
@@ -63,6 +62,10 @@ fn fresh(
         tracked: fetched.branch,
         branch: None,
         commit: None,
+        run: wanted.run,
+        notes: Vec::new(),
+        before_fetch: None,
+        moving: None,
     };
     record.set_head(&head);
     // From here on the worktree is being written to: should we be killed, what is in it is ours.
@@ -70,10 +73,9 @@ fn fresh(
     if half_made {
         clear(&place.worktree)?;
     }
-    let mut notes = Vec::new();
     if let Some(commit) = fetched.commit {
         write_files(&repo, commit, &place.worktree, cancel)?;
-        notes = notes::of(&repo, commit)?;
+        record.notes = notes::of(&repo, commit)?;
     }
     handover::make_git_dir(
         place,
@@ -89,34 +91,22 @@ fn fresh(
     Ok(CheckedOut {
         branch: head.branch,
         initial_commit: head.commit,
-        notes,
+        notes: record.notes,
     })
 }
 
-/// What an earlier run left is the starting point of this one.
-fn reuse(place: &Place, url: &Url, record: Record) -> Result<CheckedOut, Error> {
-    let url = shown(url);
-    if !same_repository(&record.url, &url) {
-        return Err(Error::checkout(format!(
-            "the workspace holds a checkout of {}, not of {url}: use another workspace",
-            record.url
-        )));
-    }
+/// HEAD as an earlier run, or attempt, left it; nothing of the worktree is touched.
+pub(super) fn as_left(place: &Place, record: &Record) -> Result<Head, Error> {
     let git = place.worktree.join(".git");
-    let head = match fs::symlink_metadata(&git) {
+    match fs::symlink_metadata(&git) {
         Ok(_) => {
             let head = take_over::take_over(place)?;
             locks::clear_theirs(place)?;
-            head
+            Ok(head)
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => restore(place, &record)?,
-        Err(e) => return Err(Error::file(format_args!("look at {}", git.display()), &e)),
-    };
-    Ok(CheckedOut {
-        branch: head.branch,
-        initial_commit: head.commit,
-        notes: Vec::new(),
-    })
+        Err(e) if e.kind() == io::ErrorKind::NotFound => restore(place, record),
+        Err(e) => Err(Error::file(format_args!("look at {}", git.display()), &e)),
+    }
 }
 
 /// Gives back a `.git` that was deleted, at the last HEAD that we know of. The files stay as they
@@ -211,7 +201,7 @@ fn clear(worktree: &Path) -> Result<(), Error> {
 }
 
 /// Brings the files onto the disk before the record says that they are there.
-fn flush(worktree: &Path) -> Result<(), Error> {
+pub(super) fn flush(worktree: &Path) -> Result<(), Error> {
     let flush = || -> io::Result<()> { Ok(nix::unistd::syncfs(fs::File::open(worktree)?)?) };
     flush().map_err(|e| Error::file(format_args!("flush {}", worktree.display()), &e))
 }

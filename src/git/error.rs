@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Authentication,
     /// The repository, its branch or the workspace can't be used as they are.
     Checkout,
+    /// The remote has nothing of the name that is wanted.
+    NoSuchBranch,
     /// The Secret does not name the host that asks for the password.
     HostNotAllowed,
     /// A host shows a key that we don't know: nothing was sent to it.
@@ -67,12 +69,16 @@ impl Error {
         match self.kind {
             Kind::Unreachable => reasons::REPOSITORY_UNREACHABLE,
             Kind::Authentication => reasons::AUTHENTICATION_FAILED,
-            Kind::Checkout | Kind::Cancelled => reasons::CHECKOUT_FAILED,
+            Kind::Checkout | Kind::NoSuchBranch | Kind::Cancelled => reasons::CHECKOUT_FAILED,
             Kind::HostNotAllowed => reasons::HOST_NOT_ALLOWED,
             Kind::UnknownHost => reasons::HOST_KEY_UNKNOWN,
             Kind::Push => reasons::PUSH_FAILED,
             Kind::Conflict => reasons::PUSH_CONFLICT,
         }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Whether the same call may succeed later without anybody changing anything.

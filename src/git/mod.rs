@@ -10,26 +10,33 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use url::Url;
+use uuid::Uuid;
 
+use crate::api::repository::OnReuse;
 use crate::report::Report;
 use crate::wire;
 
 mod attributes;
+mod backup;
 mod changes;
 mod checkout;
 pub mod command;
 mod content;
 mod differences;
+mod disk;
 mod error;
+mod give;
 mod handover;
 mod history;
 mod ignore;
 mod index_file;
 mod inspect;
+mod leftover;
 mod line_ends;
 mod lines;
 mod locks;
 mod loose;
+mod moving;
 mod notes;
 mod objects;
 mod pack;
@@ -39,6 +46,7 @@ mod refs;
 mod refspec;
 mod remote;
 mod renames;
+mod reuse;
 mod runtime;
 mod ssh;
 mod survey;
@@ -115,15 +123,21 @@ pub struct Wanted {
     pub reference: Option<String>,
     /// So many commits of history; all where absent.
     pub depth: Option<u32>,
+    /// The run that it is for. What is done about an earlier run's work is done once for a run.
+    pub run: Uuid,
+    /// What is done about that.
+    pub on_reuse: OnReuse,
 }
 
 impl Wanted {
-    /// The remote's default branch, whole.
+    /// The remote's default branch, whole, and what is there already as it is.
     pub fn new(url: Url) -> Self {
         Self {
             url,
             reference: None,
             depth: None,
+            run: Uuid::nil(),
+            on_reuse: OnReuse::Keep,
         }
     }
 }
@@ -158,9 +172,10 @@ pub struct Head {
     pub commit: Option<String>,
 }
 
-/// Makes `place.worktree` ready for the agent: a fresh checkout of what is wanted, or, where an earlier run has worked there, what that run left, untouched and
-/// without asking the remote. Not to be called while the agent runs: a supervisor that comes back
-/// in the middle of a run goes on with the initial commit that it journalled.
+/// Makes `place.worktree` ready for the agent: a fresh checkout of what is wanted, or, where an
+/// earlier run has worked there, what `on_reuse` makes of it. Called again for the same run, it leaves
+/// what is there. Not to be called while the agent runs: a supervisor that comes back in the middle of
+/// a run goes on with the initial commit that it journalled.
 pub fn checkout(
     place: &Place,
     wanted: &Wanted,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
+use uuid::Uuid;
 
 use super::{Error, Head, Place};
 
@@ -25,6 +26,34 @@ pub(super) struct Record {
     pub(super) branch: Option<String>,
     /// Commit of the last known HEAD.
     pub(super) commit: Option<String>,
+    /// The run that it was made ready for last.
+    #[serde(default)]
+    pub(super) run: Uuid,
+    /// What that run was told of it.
+    #[serde(default)]
+    pub(super) notes: Vec<String>,
+    /// Our packs from before the fetch whose objects the agent's `.git` does not have yet.
+    #[serde(default)]
+    pub(super) before_fetch: Option<Vec<String>>,
+    /// It is being brought to a commit: the worktree is ours until it is there.
+    #[serde(default)]
+    pub(super) moving: Option<Moving>,
+}
+
+/// A worktree on its way. What would be lost by it is saved, and what is to be removed is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Moving {
+    /// The run that it is done for.
+    pub(super) run: Uuid,
+    /// Branch that is to be checked out; detached where absent.
+    pub(super) branch: Option<String>,
+    /// Where it goes.
+    pub(super) commit: String,
+    /// The backup's ref.
+    pub(super) backup: Option<String>,
+    /// What that run is told of it.
+    pub(super) notes: Vec<String>,
 }
 
 impl Record {
@@ -79,6 +108,11 @@ impl Place {
     /// Where a foreign pack waits until it is verified.
     pub(super) fn incoming(&self) -> PathBuf {
         self.trusted.join("incoming")
+    }
+
+    /// The paths that are removed on the way to another commit.
+    pub(super) fn removals(&self) -> PathBuf {
+        self.trusted.join("removals")
     }
 
     fn record(&self) -> PathBuf {

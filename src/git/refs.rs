@@ -82,6 +82,29 @@ pub(super) fn read(git: &Folder) -> Result<AgentRefs, Error> {
     })
 }
 
+/// The commit that any ref names itself, by its full name; nothing where it is symbolic or odd.
+pub(super) fn commit_at(git: &Folder, name: &str) -> io::Result<Option<Oid>> {
+    let (folder, last) = name.rsplit_once('/').unwrap_or(("", name));
+    if let Found::Here(folder) = git.descend(folder.as_bytes())?
+        && let Found::Here(file) = folder.file(last)?
+    {
+        let text = read_all(file, MAX_REF)?;
+        return Ok(match text.as_deref().and_then(parse) {
+            Some(Target::Commit(id)) => Some(id),
+            _ => None,
+        });
+    }
+    let Found::Here(file) = git.file("packed-refs")? else {
+        return Ok(None);
+    };
+    let packed = read_all(file, MAX_PACKED)?.unwrap_or_default();
+    let mut lines = packed.split(|&b| b == b'\n');
+    Ok(lines.find_map(|line| {
+        let (id, at) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+        (at.trim_end() == name).then(|| parse_id(id)).flatten()
+    }))
+}
+
 fn too_many() -> Error {
     Error::checkout(format!(
         "the workspace's .git has more than {MAX_BRANCHES} branches"

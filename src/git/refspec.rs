@@ -4,6 +4,7 @@
 use git2::Oid;
 
 use super::Error;
+use super::error::Kind;
 use super::trusted::{is_branch_name, parse_id};
 
 /// Where a commit that was asked for by its own name is kept.
@@ -73,10 +74,10 @@ pub(super) fn choose(
             None => Found::Commit(id),
         });
     }
-    Err(Error::checkout(format!(
-        "{url} has no branch and no tag {wanted}: {}",
-        known(refs)
-    )))
+    Err(Error::new(
+        Kind::NoSuchBranch,
+        format!("{url} has no branch and no tag {wanted}: {}", known(refs)),
+    ))
 }
 
 /// The first branches, for somebody who has mistyped one.

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use git2::{
     AutotagOption, Cred, CredentialType, Direction, ErrorClass, ErrorCode, FetchOptions, Oid,
@@ -28,6 +29,8 @@ pub(super) struct Host<'a> {
     /// Where the connection is by ssh.
     ssh: Option<KnownHosts>,
     cancel: Option<&'a AtomicBool>,
+    /// When patience with a transfer ends.
+    until: Cell<Option<Instant>>,
     /// What a callback found wrong; libgit2 only knows that it did.
     verdict: RefCell<Option<Error>>,
 }
@@ -38,6 +41,10 @@ pub(super) struct Fetched {
     pub(super) branch: Option<String>,
     /// The commit; nothing in an empty repository.
     pub(super) commit: Option<Oid>,
+    /// The ref that names it here.
+    pub(super) reference: Option<String>,
+    /// What the remote's branches and tags point at.
+    pub(super) tips: Vec<Oid>,
 }
 
 impl Access {
@@ -77,8 +84,19 @@ impl<'a> Host<'a> {
             access,
             ssh,
             cancel,
+            until: Cell::new(None),
             verdict: RefCell::new(None),
         })
+    }
+
+    /// Whether the run names a Secret that has something to show.
+    pub(super) fn has_secret(&self) -> bool {
+        self.access.password.is_some() || self.access.private_key.is_some()
+    }
+
+    /// Gives up a transfer that is not over by then.
+    pub(super) fn give_up_after(&self, patience: Duration) {
+        self.until.set(Some(Instant::now() + patience));
     }
 
     /// Fetches what is wanted, with the tags that point into it.
@@ -99,6 +117,7 @@ impl<'a> Host<'a> {
             .default_branch()
             .ok()
             .and_then(|name| Some(name.as_str().ok()?.strip_prefix("refs/heads/")?.to_owned()));
+        prune(repo, &refs).map_err(|e| Error::local("forget branches of the remote", &e))?;
         let found = choose(&self.url, &refs, default, wanted.reference.as_deref())?;
         let remote = connection.remote();
         let found = match found {
@@ -106,6 +125,8 @@ impl<'a> Host<'a> {
                 return Ok(Fetched {
                     branch: Some("main".to_owned()),
                     commit: None,
+                    reference: None,
+                    tips: Vec::new(),
                 });
             }
             Found::Ref { name, to, branch } => {
@@ -126,6 +147,8 @@ impl<'a> Host<'a> {
         Ok(Fetched {
             branch,
             commit: Some(commit.id()),
+            reference: Some(reference),
+            tips: refs.into_iter().map(|(_, id)| id).collect(),
         })
     }
 
@@ -204,7 +227,14 @@ impl<'a> Host<'a> {
                 "the checkout was cancelled",
             )));
         }
-        !stop
+        let late = self.until.get().is_some_and(|until| Instant::now() > until);
+        if late && !stop {
+            self.verdict.replace(Some(Error::new(
+                Kind::Unreachable,
+                format!("{} takes too long to answer", self.url),
+            )));
+        }
+        !stop && !late
     }
 
     fn credentials(
@@ -348,6 +378,22 @@ impl<'a> Host<'a> {
             _ => Error::new(otherwise, format!("can't use {url}: {why}")),
         }
     }
+}
+
+/// Forgets branches that the remote has no more: another's name may begin with theirs now.
+fn prune(repo: &Repository, refs: &[(String, Oid)]) -> Result<(), git2::Error> {
+    for known in repo.references_glob("refs/remotes/origin/*")? {
+        let mut known = known?;
+        let branch = known
+            .name()
+            .ok()
+            .and_then(|name| name.strip_prefix("refs/remotes/origin/"))
+            .map(|branch| format!("refs/heads/{branch}"));
+        if !refs.iter().any(|(name, _)| Some(name) == branch.as_ref()) {
+            known.delete()?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

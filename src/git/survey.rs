@@ -46,7 +46,7 @@ pub(super) fn of_workspace(
 }
 
 /// The agent's `.git` and its worktree.
-fn folders(place: &Place) -> Result<(Folder, Folder), Error> {
+pub(super) fn folders(place: &Place) -> Result<(Folder, Folder), Error> {
     let unreadable = |e: std::io::Error| Error::file("open the workspace", &e);
     let work = Folder::open(&place.worktree).map_err(unreadable)?;
     match work.folder(".git").map_err(unreadable)? {

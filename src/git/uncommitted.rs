@@ -78,7 +78,7 @@ pub(super) fn look(ground: &Ground<'_>, head: Option<Oid>) -> Result<Uncommitted
     })
 }
 
-fn read_index(git: &Folder) -> Result<Index, Error> {
+pub(super) fn read_index(git: &Folder) -> Result<Index, Error> {
     let unreadable = |e: std::io::Error| Error::file("read the index of the repository", &e);
     let file = match git.file("index").map_err(unreadable)? {
         Found::Here(file) => file,
@@ -98,7 +98,7 @@ fn read_index(git: &Folder) -> Result<Index, Error> {
 }
 
 /// A file of `info`; empty where there is none.
-fn info(common: &Folder, name: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn info(common: &Folder, name: &str) -> Result<Vec<u8>, Error> {
     let read = || {
         let Some(info) = common.folder("info")?.here() else {
             return Ok(None);

@@ -1,5 +1,6 @@
 //! Reading what a hostile hand has laid out: each step is opened relative to the folder before it,
 //! never through a symlink, never waiting on a FIFO, and only regular files are read, up to a bound.
+//! Writing there is no different.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,9 +10,12 @@ use std::path::Path;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat, renameat};
+use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+
+/// A file of `.git` that is being written; git takes such a name for a lock, and removes none.
+const DRAFT: &[u8] = b"runledger.lock";
 
 /// What a name turned out to be.
 #[derive(Debug)]
@@ -74,11 +78,67 @@ impl Folder {
     }
 
     /// Takes away what has this name, one step down, whatever it is but a folder; a symlink itself.
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
-        match unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir) {
+    pub(super) fn remove(&self, name: impl AsRef<[u8]>) -> io::Result<()> {
+        match unlinkat(&self.0, checked(name.as_ref())?, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT | Errno::EISDIR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Takes away the folder of this name, if it is one and empty; says whether it was.
+    pub(super) fn remove_empty(&self, name: impl AsRef<[u8]>) -> io::Result<bool> {
+        match unlinkat(&self.0, checked(name.as_ref())?, UnlinkatFlags::RemoveDir) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Takes away what has this name, a folder with all that is in it.
+    pub(super) fn remove_all(&self, name: impl AsRef<[u8]>) -> io::Result<()> {
+        let name = name.as_ref();
+        if let Found::Here(folder) = self.folder(name)? {
+            for (below, _) in folder.list(usize::MAX)? {
+                folder.remove_all(below)?;
+            }
+            self.remove_empty(name)?;
+        }
+        self.remove(name)
+    }
+
+    /// The folder of this name, made where there is nothing of that name.
+    pub(super) fn make_folder(&self, name: impl AsRef<[u8]>) -> io::Result<Folder> {
+        let name = name.as_ref();
+        match mkdirat(&self.0, checked(name)?, Mode::from_bits_truncate(0o777)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match self.folder(name)? {
+            Found::Here(folder) => Ok(folder),
+            Found::Absent | Found::Odd => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    /// Makes a file; there must be nothing of this name.
+    pub(super) fn create(&self, name: &[u8], mode: u32, from: &mut dyn Read) -> io::Result<()> {
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(mode);
+        let mut file = File::from(openat(&self.0, checked(name)?, flags, mode)?);
+        io::copy(from, &mut file).map(drop)
+    }
+
+    /// Makes a symlink; there must be nothing of this name.
+    pub(super) fn create_link(&self, name: &[u8], target: &[u8]) -> io::Result<()> {
+        Ok(symlinkat(target, &self.0, checked(name)?)?)
+    }
+
+    /// Puts a file in the place of what has this name, whole or not at all.
+    pub(super) fn put(&self, name: &[u8], mode: u32, from: &mut dyn Read) -> io::Result<()> {
+        self.remove(DRAFT)?;
+        self.create(DRAFT, mode, from)?;
+        self.remove_empty(name)?;
+        Ok(renameat(&self.0, DRAFT, &self.0, checked(name)?)?)
     }
 
     fn step(&self, name: &[u8], extra: OFlag) -> io::Result<Found<OwnedFd>> {
@@ -102,6 +162,15 @@ impl Folder {
             ) => Ok(Found::Odd),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// The folder at the end of a path of such steps, each made where there is nothing.
+    pub(super) fn descend_making(&self, path: &[u8]) -> io::Result<Folder> {
+        let mut here = Folder(self.0.try_clone()?);
+        for step in path.split(|&b| b == b'/').filter(|step| !step.is_empty()) {
+            here = here.make_folder(step)?;
+        }
+        Ok(here)
     }
 
     /// The folder at the end of a path of such steps.
@@ -160,6 +229,14 @@ impl Folder {
         Ok(names
             .filter_map(|(name, _)| String::from_utf8(name).ok())
             .collect())
+    }
+}
+
+fn checked(name: &[u8]) -> io::Result<&[u8]> {
+    if is_step(name) {
+        Ok(name)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::config::{self, Args};
 use super::{Error, Stop};
 use crate::git::{self, Access, CheckedOut, Head, Place, Target, Wanted};
@@ -23,8 +25,12 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// As assigned, with its Secret, if there is one.
-    pub(super) fn new(args: &Args, assigned: &RepositoryAssignment) -> Result<Self, Stop> {
+    /// As assigned to that run, with its Secret, if there is one.
+    pub(super) fn new(
+        args: &Args,
+        run: Uuid,
+        assigned: &RepositoryAssignment,
+    ) -> Result<Self, Stop> {
         let mut access = if assigned.has_secret {
             config::git_secret(args, &assigned.url)?
         } else {
@@ -49,6 +55,8 @@ impl Repository {
                 url: assigned.url.clone(),
                 reference: assigned.branch.clone(),
                 depth: assigned.depth,
+                run,
+                on_reuse: assigned.on_reuse,
             },
             access,
         })

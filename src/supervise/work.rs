@@ -94,7 +94,7 @@ impl Work {
         let repository = assignment
             .repository
             .as_ref()
-            .map(|assigned| Repository::new(&args, assigned))
+            .map(|assigned| Repository::new(&args, assignment.run_id, assigned))
             .transpose()?;
         let (orders, _) = watch::channel(Orders::default());
         Ok(Self {
@@ -190,7 +190,7 @@ impl Work {
             .as_ref()
             .map_or_else(Vec::new, |c| c.notes.clone());
         for note in &notes {
-            tracing::warn!(note, "the checkout leaves something as it is");
+            tracing::warn!(note, "of the checkout");
         }
         if let Some(commit) = checked_out.and_then(|c| c.initial_commit)
             && self.run.initial_commit.is_none()

@@ -17,6 +17,7 @@ mod lab;
 mod nginx;
 mod planted;
 mod remotes;
+mod reuse;
 mod rough;
 mod server;
 mod servers;

@@ -59,7 +59,7 @@ fn an_empty_repository_is_begun_and_counted_from_nothing() {
 }
 
 #[test]
-fn an_earlier_runs_work_is_kept_and_is_where_the_next_one_starts() {
+fn a_second_attempt_finds_what_the_first_one_left_without_asking_the_remote() {
     let lab = Lab::new();
     lab.project();
     let server = lab.plain_server();
