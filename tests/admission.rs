@@ -94,6 +94,7 @@ async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
             "branch": "feature/parser-2.0",
             "secretName": "git-credentials",
             "depth": 50,
+            "onReuse": "Reset",
             "caBundle": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
             "author": {"name": "Ada Lovelace (bot), Jr.", "email": "ada+bot@example.com"},
             "push": {"when": "OnSuccess", "branch": "runledger/{workflow}/{run}-{uid}"}
@@ -188,6 +189,10 @@ async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
         (
             json!({"session": {"name": "../other"}}),
             "spec.session.name: write",
+        ),
+        (
+            json!({"repository": {"url": "https://git.example.com/a", "onReuse": "Pull"}}),
+            "spec.repository.onReuse: Unsupported value",
         ),
         (url("ext::sh -c id"), "spec.repository.url: write"),
         (url("--upload-pack=id"), "spec.repository.url: write"),

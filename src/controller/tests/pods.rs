@@ -1,6 +1,7 @@
 //! The pod that is made for a run.
 
 use super::*;
+use crate::api::repository::OnReuse;
 use crate::controller::{pod as build, validate};
 use crate::names::annotations;
 use crate::pod::{Assignment, paths};
@@ -28,7 +29,7 @@ fn mounts(container: &Container) -> Vec<(String, String, String)> {
 #[test]
 fn an_author_reaches_the_agent_and_a_ca_the_supervisor_as_they_were_written() {
     let run = run(json!({"spec": {"repository": {
-        "url": "https://git.example.com/a", "branch": "v1", "depth": 3, "caBundle": "PEM",
+        "url": "https://git.example.com/a", "branch": "v1", "depth": 3, "onReuse": "Update", "caBundle": "PEM",
         "author": {"name": "Ada $(HOME)", "email": "ada@example.com"},
     }}}));
     let pod = pod_of(&run, None);
@@ -47,6 +48,7 @@ fn an_author_reaches_the_agent_and_a_ca_the_supervisor_as_they_were_written() {
     let repository = assignment.repository.unwrap();
     assert_eq!(repository.ca.as_deref(), Some("PEM"));
     assert_eq!(repository.depth, Some(3));
+    assert_eq!(repository.on_reuse, OnReuse::Update);
     assert_eq!(repository.branch.as_deref(), Some("v1"));
 }
 
