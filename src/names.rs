@@ -7,6 +7,8 @@ pub const GROUP: &str = "runledger.dev";
 pub const VERSION: &str = "v1alpha1";
 /// Field manager of the controller's writes.
 pub const FIELD_MANAGER: &str = "runledger-controller";
+/// Who tells a run's owner what its supervisor has to say, in Events.
+pub const TELLER: &str = "runledger-server";
 /// Audience of the projected token that a supervisor shows to the server.
 pub const TOKEN_AUDIENCE: &str = "runledger";
 
@@ -80,6 +82,10 @@ pub mod reasons {
     pub const VOLUME: &str = "Volume";
     /// The supervisor is fetching the repository.
     pub const CHECKOUT: &str = "Checkout";
+    /// Of Events: what the checkout left as it is, or saved, or could not have.
+    pub const CHECKED_OUT: &str = "CheckedOut";
+    /// Of Events: how far a long checkout has come.
+    pub const CHECKOUT_PROGRESS: &str = "CheckoutProgress";
     /// A Secret (or a key of one) is not there.
     pub const MISSING_SECRET: &str = "MissingSecret";
     /// A ConfigMap (or a key of one) is not there.

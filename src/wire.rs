@@ -316,6 +316,25 @@ pub const POD_RUN_HEADER: &str = "x-runledger-pod-run";
 /// Largest body of a [`Batch`], in bytes of JSON. One event may be this large.
 pub const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
 
+/// How far a long checkout has come:
+/// `POST /v1/namespaces/{namespace}/runs/{name}/checkout`. Kept nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckoutProgress {
+    /// The run (`metadata.uid`).
+    pub run_id: Uuid,
+    /// Its attempt.
+    pub attempt: u32,
+    /// Its session.
+    pub session_id: Uuid,
+    /// Objects that have come.
+    pub received_objects: u64,
+    /// Objects that are to come.
+    pub total_objects: u64,
+    /// Bytes that have come.
+    pub received_bytes: u64,
+}
+
 /// The server's answer to a [`Batch`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -156,13 +156,14 @@ fn no_role_has_a_wildcard_or_lets_its_holder_gain_rights() {
 }
 
 #[test]
-fn the_server_may_review_tokens_and_read_runs_and_nothing_else() {
+fn the_server_may_review_tokens_read_runs_make_events_and_nothing_else() {
     let all = rendered();
     assert_eq!(
         named(&all, "ClusterRole", "runledger-server")["rules"],
         json!([
             {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
             {"apiGroups": ["runledger.dev"], "resources": ["workflowruns"], "verbs": ["get"]},
+            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
         ])
     );
     for binding in of_kind(&all, &["RoleBinding", "ClusterRoleBinding"]) {

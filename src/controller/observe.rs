@@ -30,7 +30,11 @@ pub(super) async fn observe(context: &Context, run: Arc<WorkflowRun>) -> Result<
         .filter(|pod| pod.run_uid == uid)
         .collect();
     let sightings = match &pod {
-        CurrentPod::There(pod) => context.stores.sightings.of(&pod.uid),
+        CurrentPod::There(pod) => {
+            let mut all = context.stores.sightings.of(&pod.uid);
+            all.extend(context.stores.sightings.of(&uid));
+            all
+        }
         _ => Vec::new(),
     };
     let workspace = validate::workspace_name(&run)

@@ -23,7 +23,7 @@ pub(super) struct Observed {
     pub pod: CurrentPod,
     /// Pods of earlier attempts that are still there.
     pub leftovers: Vec<PodView>,
-    /// Events about the current pod.
+    /// Events about the current pod, and about the run, where there is that pod.
     pub sightings: Vec<Sighting>,
     /// The run's Workspace, should it be there.
     pub workspace: Option<WorkspaceView>,

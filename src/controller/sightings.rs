@@ -1,11 +1,13 @@
 //! Remembers the few Events that tell what the controller can't see otherwise: that a volume can't
-//! be mounted, provisioned or attached, and why. By the uid of the object that they are about.
+//! be mounted, provisioned or attached, and why; and how far a checkout has come. By the uid of the object that they are about.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
+
+use crate::names::reasons;
 
 use super::trouble::Sighting;
 
@@ -17,6 +19,7 @@ pub(super) const WATCHED: &[(&str, &str)] = &[
     ("Pod", "FailedMount"),
     ("Pod", "FailedAttachVolume"),
     ("Pod", "FailedCreatePodSandBox"),
+    ("WorkflowRun", reasons::CHECKOUT_PROGRESS),
     ("PersistentVolumeClaim", "ProvisioningFailed"),
     ("PersistentVolumeClaim", "FailedBinding"),
 ];

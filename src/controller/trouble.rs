@@ -60,7 +60,7 @@ pub(super) fn read(
         .or_else(|| unpulled(pod))
         .or_else(|| unstartable(pod, sightings))
         .or_else(|| unchecked_out(pod))
-        .unwrap_or_else(|| under_way(pod))
+        .unwrap_or_else(|| under_way(pod, sightings))
 }
 
 fn problem(reason: &str, message: impl Into<String>) -> Waiting {
@@ -303,7 +303,7 @@ fn unchecked_out(pod: &PodView) -> Option<Waiting> {
 }
 
 /// Nothing is wrong; what is being done.
-fn under_way(pod: &PodView) -> Waiting {
+fn under_way(pod: &PodView, sightings: &[Sighting]) -> Waiting {
     if let Some(said) = pod.unschedulable.as_deref().filter(|_| !pod.scheduled) {
         return problem(
             reasons::SCHEDULING,
@@ -329,11 +329,12 @@ fn under_way(pod: &PodView) -> Waiting {
         return progress(reasons::IMAGE, "The node pulls the agent's image.", since);
     }
     if let Some(since) = pod.supervisor.running {
-        return progress(
-            reasons::CHECKOUT,
-            "The supervisor prepares the checkout.",
-            Some(since),
+        let far = (sightings.iter()).find(|s| s.reason == reasons::CHECKOUT_PROGRESS);
+        let message = far.map_or_else(
+            || "The supervisor prepares the checkout.".to_owned(),
+            |far| sentence(&far.message),
         );
+        return progress(reasons::CHECKOUT, message, Some(since));
     }
     progress(
         reasons::IMAGE,

@@ -337,6 +337,8 @@ async fn watch_events(
             if let Some(run) = pod.as_deref().and_then(run_of) {
                 let _ = bells.runs.send(run);
             }
+        } else if about.kind.as_deref() == Some("WorkflowRun") {
+            let _ = bells.runs.send(ObjectRef::new(name).within(namespace));
         } else if let Some(claim) = stores.claims.get(&ObjectRef::new(name).within(namespace)) {
             ring_claim(&claim, &stores.index, &bells);
         }

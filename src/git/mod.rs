@@ -7,7 +7,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use url::Url;
 use uuid::Uuid;
@@ -127,6 +128,39 @@ pub struct Wanted {
     pub run: Uuid,
     /// What is done about that.
     pub on_reuse: OnReuse,
+    /// Where it is told how far the fetch has come.
+    pub progress: Arc<Progress>,
+}
+
+/// How far a fetch has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    received_objects: AtomicU64,
+    total_objects: AtomicU64,
+    received_bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Objects received, objects in all, bytes received; nothing before the first has come.
+    pub fn far(&self) -> Option<(u64, u64, u64)> {
+        let [received, total, bytes] = [
+            &self.received_objects,
+            &self.total_objects,
+            &self.received_bytes,
+        ]
+        .map(|figure| figure.load(Ordering::Relaxed));
+        (total > 0).then_some((received, total, bytes))
+    }
+
+    fn set(&self, progress: &git2::Progress<'_>) {
+        for (figure, value) in [
+            (&self.received_objects, progress.received_objects()),
+            (&self.total_objects, progress.total_objects()),
+            (&self.received_bytes, progress.received_bytes()),
+        ] {
+            figure.store(value as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Wanted {
@@ -138,6 +172,7 @@ impl Wanted {
             depth: None,
             run: Uuid::nil(),
             on_reuse: OnReuse::Keep,
+            progress: Arc::default(),
         }
     }
 }

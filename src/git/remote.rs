@@ -130,12 +130,12 @@ impl<'a> Host<'a> {
                 });
             }
             Found::Ref { name, to, branch } => {
-                self.load(remote, &format!("+{name}:{to}"), wanted.depth)
+                self.load(remote, &format!("+{name}:{to}"), wanted.depth, wanted)
                     .map_err(|e| self.explain(&e, Kind::Checkout))?;
                 (to, branch)
             }
             Found::Commit(id) => {
-                self.load_commit(repo, remote, id, wanted.depth)?;
+                self.load_commit(repo, remote, id, wanted)?;
                 (WANTED.to_owned(), None)
             }
         };
@@ -159,12 +159,12 @@ impl<'a> Host<'a> {
         repo: &Repository,
         remote: &mut Remote<'_>,
         id: Oid,
-        depth: Option<u32>,
+        wanted: &Wanted,
     ) -> Result<(), Error> {
-        let direct = self.load(remote, &format!("+{id}:{WANTED}"), depth);
+        let direct = self.load(remote, &format!("+{id}:{WANTED}"), wanted.depth, wanted);
         if direct.is_err() || repo.find_commit(id).is_err() {
             self.verdict.take().map_or(Ok(()), Err)?;
-            self.load(remote, "+refs/heads/*:refs/remotes/origin/*", None)
+            self.load(remote, "+refs/heads/*:refs/remotes/origin/*", None, wanted)
                 .map_err(|e| self.explain(&e, Kind::Checkout))?;
         }
         repo.find_commit(id)
@@ -183,10 +183,16 @@ impl<'a> Host<'a> {
         remote: &mut Remote<'_>,
         spec: &str,
         depth: Option<u32>,
+        wanted: &Wanted,
     ) -> Result<(), git2::Error> {
+        let mut callbacks = self.callbacks();
+        callbacks.transfer_progress(|progress| {
+            wanted.progress.set(&progress);
+            self.goes_on()
+        });
         let mut options = FetchOptions::new();
         options
-            .remote_callbacks(self.callbacks())
+            .remote_callbacks(callbacks)
             .follow_redirects(RemoteRedirect::None)
             .download_tags(AutotagOption::Auto)
             .update_fetchhead(false);

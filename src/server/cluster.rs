@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, PostParams};
 
 use super::access::{self, Claim, Run};
+use super::tell::{self, Told};
 use crate::api::WorkflowRun;
 use crate::names::TOKEN_AUDIENCE;
 
@@ -28,6 +31,8 @@ pub trait Cluster: Send + Sync {
     fn review(&self, token: String) -> BoxFuture<'_, Result<Answer, Fault>>;
     /// How the run stands now; nothing where there is none of that name.
     fn run(&self, namespace: String, name: String) -> BoxFuture<'_, Result<Option<Run>, Fault>>;
+    /// Tells something of a run, in an Event; told already is as good.
+    fn tell(&self, told: Told) -> BoxFuture<'_, Result<(), Fault>>;
 }
 
 /// The real one.
@@ -63,6 +68,20 @@ impl Cluster for Kube {
             let api = Api::<WorkflowRun>::namespaced(self.client.clone(), &namespace);
             let run = in_time(api.get_opt(&name)).await?;
             Ok(run.as_ref().and_then(Run::of))
+        })
+    }
+
+    fn tell(&self, told: Told) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(async move {
+            let api = Api::<Event>::namespaced(self.client.clone(), &told.namespace);
+            let event = tell::event(told, Timestamp::now());
+            let told = async {
+                match api.create(&PostParams::default(), &event).await {
+                    Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+                    done => done.map(drop),
+                }
+            };
+            in_time(told).await
         })
     }
 }

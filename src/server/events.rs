@@ -17,9 +17,10 @@ use tokio::sync::Semaphore;
 use super::access::{Batched, Claim};
 use super::cluster::{Cluster, Fault};
 use super::guard::{Guard, Pass};
+use super::tell::{self, Told};
 use crate::ids;
 use crate::ledger::{self, Ledger, Target};
-use crate::wire::{Batch, BatchAccepted, MAX_BATCH_BYTES, POD_RUN_HEADER};
+use crate::wire::{Batch, BatchAccepted, CheckoutProgress, MAX_BATCH_BYTES, POD_RUN_HEADER};
 
 /// Batches worked on at once: each may hold [`MAX_BATCH_BYTES`], and a few times that once parsed.
 const AT_ONCE: usize = 8;
@@ -29,6 +30,8 @@ const REVIEWS_AT_ONCE: usize = 64;
 const TURN: Duration = Duration::from_secs(15);
 /// Longest time for a body to arrive.
 const BODY: Duration = Duration::from_secs(30);
+/// Largest body that says how far a checkout has come, in bytes.
+const MAX_PROGRESS: usize = 4096;
 /// Longest token that is looked at, in bytes.
 const MAX_TOKEN: usize = 16 * 1024;
 
@@ -36,6 +39,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 pub struct State {
     ledger: Arc<Ledger>,
     guard: Guard,
+    cluster: Arc<dyn Cluster>,
     turns: Semaphore,
     reviews: Semaphore,
 }
@@ -45,10 +49,21 @@ impl State {
     pub fn new(ledger: Arc<Ledger>, cluster: Arc<dyn Cluster>) -> Self {
         Self {
             ledger,
-            guard: Guard::new(cluster),
+            guard: Guard::new(cluster.clone()),
+            cluster,
             turns: Semaphore::new(AT_ONCE),
             reviews: Semaphore::new(REVIEWS_AT_ONCE),
         }
+    }
+
+    /// Nobody waits for an Event.
+    fn tell(&self, told: Told) {
+        let cluster = self.cluster.clone();
+        tokio::spawn(async move {
+            if let Err(fault) = cluster.tell(told).await {
+                tracing::debug!(%fault, "an Event was not taken");
+            }
+        });
     }
 }
 
@@ -108,11 +123,54 @@ async fn take(
     }
     authorize(state, &claim, name, headers, batched).await?;
     let target = Target { namespace, name };
-    state
+    let accepted = state
         .ledger
         .store(target, &batch, Timestamp::now())
         .await
-        .map_err(Refusal::Ledger)
+        .map_err(Refusal::Ledger)?;
+    if !headers.contains_key(POD_RUN_HEADER) {
+        for told in tell::of_batch(target, &batch) {
+            state.tell(told);
+        }
+    }
+    Ok(accepted)
+}
+
+/// How far a checkout has come, of a pod that has no event to hand in yet.
+pub(super) async fn progress(
+    Shared(state): Shared<Arc<State>>,
+    Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let taken = async {
+        let claim = authenticate(&state, &headers).await?;
+        if claim.namespace != namespace {
+            return Err(Refusal::Forbidden("the token is of another namespace"));
+        }
+        let bytes = tokio::time::timeout(BODY, to_bytes(body, MAX_PROGRESS))
+            .await
+            .map_err(|_| Refusal::TooSlow)?
+            .map_err(|_| Refusal::TooLarge)?;
+        let progress: CheckoutProgress =
+            serde_json::from_slice(&bytes).map_err(|e| Refusal::Malformed(e.to_string()))?;
+        let batched = Batched {
+            run: progress.run_id,
+            attempt: progress.attempt,
+            session: progress.session_id,
+        };
+        authorize(&state, &claim, &name, &HeaderMap::new(), batched).await?;
+        let (namespace, name) = (namespace.as_str(), name.as_str());
+        state.tell(tell::of_progress(Target { namespace, name }, &progress));
+        Ok(StatusCode::NO_CONTENT)
+    };
+    match taken.await {
+        Ok(status) => status.into_response(),
+        Err(refusal) => {
+            refusal.log(&namespace, &name);
+            refusal.into_response()
+        }
+    }
 }
 
 async fn authenticate(state: &State, headers: &HeaderMap) -> Result<Claim, Refusal> {

@@ -6,6 +6,7 @@ pub mod certificate;
 mod cluster;
 mod events;
 mod guard;
+mod tell;
 mod tls;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use clap::Parser;
 pub use access::{Claim, Run};
 pub use cluster::{Answer, Cluster, Fault, Kube};
 pub use events::State;
+pub use tell::Told;
 
 use crate::ledger::connection::Connection;
 use crate::ledger::{self, Ledger};
@@ -108,6 +110,10 @@ pub fn router(state: Arc<State>) -> Router {
         .route(
             "/v1/namespaces/{namespace}/runs/{name}/events",
             post(events::accept),
+        )
+        .route(
+            "/v1/namespaces/{namespace}/runs/{name}/checkout",
+            post(events::progress),
         )
         .with_state(state)
 }

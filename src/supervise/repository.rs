@@ -57,9 +57,15 @@ impl Repository {
                 depth: assigned.depth,
                 run,
                 on_reuse: assigned.on_reuse,
+                progress: Arc::default(),
             },
             access,
         })
+    }
+
+    /// How far the checkout has come.
+    pub(super) fn progress(&self) -> Arc<git::Progress> {
+        self.wanted.progress.clone()
     }
 
     /// Makes the checkout; given up as soon as `stop` resolves.

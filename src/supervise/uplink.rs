@@ -16,7 +16,9 @@ use uuid::Uuid;
 
 use super::files;
 use super::journal::{Durable, Reader};
-use crate::wire::{Batch, BatchAccepted, Event, EventBody, MAX_BATCH_EVENTS, POD_RUN_HEADER};
+use crate::wire::{
+    Batch, BatchAccepted, CheckoutProgress, Event, EventBody, MAX_BATCH_EVENTS, POD_RUN_HEADER,
+};
 
 /// Where a batch is closed, well below the server's limit.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -92,6 +94,23 @@ impl Uplink {
     }
 
     async fn send(&self, run: &RunFile, batch: &Batch) -> Result<u64, SendError> {
+        let body = self.post(run, "events", batch).await?;
+        let accepted: BatchAccepted =
+            serde_json::from_slice(&body).map_err(|_| SendError::Answer)?;
+        Ok(accepted.acknowledged)
+    }
+
+    /// Tells how far this pod's checkout has come.
+    pub(super) async fn tell_progress(&self, progress: &CheckoutProgress) -> Result<(), SendError> {
+        self.post(&self.own, "checkout", progress).await.map(drop)
+    }
+
+    async fn post(
+        &self,
+        run: &RunFile,
+        what: &str,
+        content: &impl Serialize,
+    ) -> Result<Vec<u8>, SendError> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend([
@@ -100,14 +119,18 @@ impl Uplink {
                 &run.namespace,
                 "runs",
                 &run.name,
-                "events",
+                what,
             ]);
         }
         // Read each time: the kubelet replaces it before it expires.
         let token = tokio::fs::read_to_string(&self.token)
             .await
             .map_err(SendError::Token)?;
-        let mut request = self.client.post(url).bearer_auth(token.trim()).json(batch);
+        let mut request = self
+            .client
+            .post(url)
+            .bearer_auth(token.trim())
+            .json(content);
         if run.run_id != self.own.run_id {
             request = request.header(POD_RUN_HEADER, &self.own.name);
         }
@@ -123,9 +146,7 @@ impl Uplink {
         if !status.is_success() {
             return Err(SendError::Refused(status, why(&body)));
         }
-        let accepted: BatchAccepted =
-            serde_json::from_slice(&body).map_err(|_| SendError::Answer)?;
-        Ok(accepted.acknowledged)
+        Ok(body)
     }
 }
 

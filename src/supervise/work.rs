@@ -3,9 +3,11 @@
 mod doors;
 mod ending;
 
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -20,12 +22,18 @@ use super::proxy::Proxy;
 use super::repository::Repository;
 use super::uplink::{RunFile, Tail, Uplink};
 use super::{Error, cost, tls};
-use crate::ids;
 use crate::pod::{Assignment, paths};
 use crate::wire::door::Start;
 use crate::wire::{
-    EarlierAttempt, EventBody, Message, MessageKind, Outcome, Role, Source, Termination,
+    CheckoutProgress, EarlierAttempt, EventBody, Message, MessageKind, Outcome, Role, Source,
+    Termination,
 };
+use crate::{git, ids};
+
+/// A checkout that is done by then is none that anybody waits for.
+const BEFORE_PROGRESS: Duration = Duration::from_secs(15);
+/// As often it is told how far it has come: each time costs a write of the run's status.
+const BETWEEN_PROGRESS: Duration = Duration::from_secs(20);
 
 /// What of earlier attempts the seal has to know.
 #[derive(Debug, Default)]
@@ -48,6 +56,7 @@ pub(super) struct Work {
     pub(super) journal: Arc<Journal>,
     pub(super) acknowledged: watch::Receiver<u64>,
     pub(super) left: Earlier,
+    uplink: Uplink,
     orders: watch::Sender<Orders>,
     terminate: watch::Receiver<bool>,
 }
@@ -89,7 +98,7 @@ impl Work {
         }
         let tail = Tail::new(Arc::new(run.clone()), assignment.attempt, journal_file);
         let acknowledged = tail.acknowledged();
-        tokio::spawn(tail.follow(uplink, journal.durable()));
+        tokio::spawn(tail.follow(uplink.clone(), journal.durable()));
 
         let repository = assignment
             .repository
@@ -107,6 +116,7 @@ impl Work {
             journal,
             acknowledged,
             left,
+            uplink,
             orders,
             terminate,
         })
@@ -181,7 +191,11 @@ impl Work {
         let checked_out = match &self.repository {
             Some(repository) => {
                 let terminate = self.terminate.clone();
-                Some(repository.checkout(terminated(terminate)).await?)
+                let checkout = repository.checkout(terminated(terminate));
+                tokio::select! {
+                    done = checkout => Some(done?),
+                    never = self.tell_progress(repository.progress()) => match never {},
+                }
             }
             None => None,
         };
@@ -218,6 +232,34 @@ impl Work {
         };
         self.journal.append(|_| draft).durable().await;
         Ok(())
+    }
+
+    /// Tells how far the checkout has come, now and then, for as long as it takes.
+    async fn tell_progress(&self, progress: Arc<git::Progress>) -> Infallible {
+        let mut told = None;
+        let mut pause = BEFORE_PROGRESS;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = BETWEEN_PROGRESS;
+            let far = progress.far();
+            let Some((received_objects, total_objects, received_bytes)) =
+                far.filter(|_| far != told)
+            else {
+                continue;
+            };
+            let progress = CheckoutProgress {
+                run_id: self.assignment.run_id,
+                attempt: self.assignment.attempt,
+                session_id: self.assignment.session_id,
+                received_objects,
+                total_objects,
+                received_bytes,
+            };
+            match self.uplink.tell_progress(&progress).await {
+                Ok(()) => told = far,
+                Err(error) => tracing::debug!(%error, "the checkout's progress can't be told"),
+            }
+        }
     }
 
     fn first_message(&self) -> Message {

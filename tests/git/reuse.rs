@@ -442,6 +442,18 @@ fn a_git_dir_whose_folders_are_links_is_not_written_to() {
 }
 
 #[test]
+fn a_fetch_tells_how_far_it_has_come() {
+    let shared = Shared::new();
+    let wanted = shared.wanted(1, OnReuse::Keep);
+    assert_eq!(wanted.progress.far(), None);
+    shared.remote_moves("theirs");
+    shared.lab.try_wanted(&wanted, &Access::default()).unwrap();
+    let (received, total, bytes) = wanted.progress.far().unwrap();
+    assert_eq!((received, total), (3, 3));
+    assert!(bytes > 100, "{bytes}");
+}
+
+#[test]
 fn ten_runs_in_turn_each_see_the_formers_commits() {
     let shared = Shared::new();
     let mut last = shared.initial.clone();

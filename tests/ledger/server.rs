@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use reqwest::StatusCode;
 use runledger::api::run::Phase;
-use runledger::server::{Answer, Claim, Cluster, Fault, Run, State, router};
-use runledger::wire::{Batch, MAX_BATCH_BYTES, POD_RUN_HEADER};
+use runledger::server::{Answer, Claim, Cluster, Fault, Run, State, Told, router};
+use runledger::wire::{Batch, EventBody, MAX_BATCH_BYTES, POD_RUN_HEADER};
 use serde_json::{Value, json};
 use std::sync::Mutex;
 use uuid::Uuid;
@@ -22,6 +22,7 @@ struct Fake {
     runs: Mutex<Vec<(String, Run)>>,
     away: AtomicBool,
     reviews: AtomicUsize,
+    told: Mutex<Vec<Told>>,
 }
 
 impl Cluster for Fake {
@@ -48,6 +49,13 @@ impl Cluster for Fake {
                 .iter()
                 .find(|(known, _)| *known == name)
                 .map(|(_, run)| run.clone()))
+        })
+    }
+
+    fn tell(&self, told: Told) -> BoxFuture<'_, Result<(), Fault>> {
+        Box::pin(async move {
+            self.told.lock().unwrap().push(told);
+            Ok(())
         })
     }
 }
@@ -150,6 +158,69 @@ async fn the_runs_pod_hands_in_its_events_and_is_told_how_far() {
             .unwrap(),
         batch.events.len().to_string()
     );
+}
+
+#[tokio::test]
+async fn a_runs_owner_is_told_what_its_checkout_left_or_saved_and_how_far_it_has_come() {
+    let door = door().await;
+    let mut batch = batch(1, &events(1, 1));
+    let notes = vec![
+        "Submodules are left uninitialised: a.".to_owned(),
+        "ö".repeat(900),
+    ];
+    for event in &mut batch.events {
+        if let EventBody::AttemptStarted { notes: told, .. } = &mut event.body {
+            told.clone_from(&notes);
+        }
+    }
+    for _ in 0..2 {
+        assert_eq!(door.send("ns/pod-1", &batch).await.0, StatusCode::OK);
+    }
+    let told = || door.fake.told.lock().unwrap().clone();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while told().len() < 4 {
+        assert!(Instant::now() < deadline, "{:?}", told());
+        tokio::task::yield_now().await;
+    }
+    let (mut first, mut again) = (told(), Vec::new());
+    first.sort_by(|a, b| a.key.cmp(&b.key));
+    for pair in first.chunks(2) {
+        assert_eq!(pair[0], pair[1], "told twice, it is one Event");
+        again.push(pair[0].clone());
+    }
+    assert_eq!((again[0].run.as_str(), again[0].uid), ("demo", run_id()));
+    assert_eq!(again[0].message, notes[0]);
+    assert_eq!(
+        again[1].message,
+        "ö".repeat(500),
+        "as long as an Event may be"
+    );
+
+    let progress = json!({"runId": run_id(), "attempt": 1, "sessionId": session_id(),
+        "receivedObjects": 5, "totalObjects": 9, "receivedBytes": 3 << 20});
+    let post = |token: &str, body: &Value| {
+        answer(
+            door.post("/v1/namespaces/ns/runs/demo/checkout", token)
+                .json(body),
+        )
+    };
+    assert_eq!(post("ns/pod-1", &progress).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(post("ns/pod-2", &progress).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(
+        post("other/pod-1", &progress).await.0,
+        StatusCode::FORBIDDEN
+    );
+    assert_eq!(
+        post("ns/pod-1", &json!({})).await.0,
+        StatusCode::BAD_REQUEST
+    );
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while told().len() < 5 {
+        assert!(Instant::now() < deadline, "{:?}", told());
+        tokio::task::yield_now().await;
+    }
+    let last = told().pop().unwrap();
+    assert!(last.message.contains("5 of 9 objects, 3 MiB"), "{last:?}");
 }
 
 #[tokio::test]

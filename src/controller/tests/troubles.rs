@@ -213,6 +213,38 @@ fn a_claim_without_a_volume_says_why() {
 }
 
 #[test]
+fn a_long_checkout_says_how_far_it_has_come_and_a_short_one_nothing() {
+    let run = attempted(json!({}));
+    let running = json!({"running": {"startedAt": at(3).to_string()}});
+    let fetching = pod(
+        1,
+        json!({"phase": "Pending", "conditions": conditions(true),
+               "initContainerStatuses": [status("supervisor", running)]}),
+    );
+    let far = |objects: u32| Observed {
+        sightings: vec![sighting(
+            reasons::CHECKOUT_PROGRESS,
+            &format!("The supervisor fetches the repository: {objects} of 900 objects, 5 MiB."),
+        )],
+        ..with_pod(run.clone(), fetching.clone())
+    };
+    assert!(is_idle(&decide(&far(7), 22)));
+    let plan = decide(&far(7), 24);
+    let said = plan.status.clone().unwrap();
+    assert_eq!(said.reason.as_deref(), Some(reasons::CHECKOUT));
+    assert!(said.message.unwrap().contains("7 of 900 objects, 5 MiB"));
+    assert_eq!(plan.event, None);
+    let run = after(&run, &plan);
+    let again = |objects: u32| Observed {
+        run: Arc::new(run.clone()),
+        ..far(objects)
+    };
+    assert!(is_idle(&decide(&again(7), 30)));
+    let said = decide(&again(800), 44).status.unwrap().message.unwrap();
+    assert!(said.contains("800 of 900"), "{said}");
+}
+
+#[test]
 fn a_checkout_that_is_tried_again_says_why_it_waits() {
     let run = attempted(json!({}));
     let waiting = termination(Outcome::Waiting, reasons::REPOSITORY_UNREACHABLE);
