@@ -32,6 +32,7 @@ mod ledger;
 mod model;
 mod planted;
 mod references;
+mod reuse;
 mod runner;
 mod runs;
 mod seal;
@@ -65,6 +66,7 @@ fn suite() -> Vec<Test> {
         shared!(failures::out_of_memory_fails_the_run_and_keeps_the_partial_work),
         shared!(ends::a_run_killed_in_mid_work_leaves_its_workspace_to_the_next_of_its_session),
         shared!(ends::a_second_run_of_a_session_goes_on_and_pays_only_for_itself),
+        shared!(reuse::a_reset_saves_the_former_runs_work_and_an_event_says_where),
         shared!(ends::a_run_deleted_in_mid_work_is_killed_in_the_ledger),
         shared!(ends::a_run_killed_while_pending_never_gets_a_pod),
         shared!(seal::a_hung_cli_is_stopped_at_the_time_limit),
