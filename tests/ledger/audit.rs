@@ -103,7 +103,7 @@ async fn a_run_in_a_session_that_had_one_is_a_resume_whoever_brings_its_row() {
         db.ledger.mirror(&second).await.unwrap();
     }
     let resumed = ("resume".to_owned(), 8, at(100));
-    assert_eq!(of_session().await, [resumed.clone()]);
+    assert_eq!(of_session().await, std::slice::from_ref(&resumed));
     let mut stub = batch(1, &events(1, 1)[..1]);
     stub.run_id = Uuid::from_u128(9);
     db.ledger.store(TARGET, &stub, at(200)).await.unwrap();

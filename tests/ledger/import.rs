@@ -58,7 +58,7 @@ pub(crate) async fn earlier(test: &str, rows: u32) -> (String, PgPool) {
 pub(crate) async fn import(url: &str, args: ImportArgs) -> Result<(Report, String), Error> {
     let mut out = Vec::new();
     let migrate = Args {
-        connection: runledger::ledger::connection::Connection::to(&url),
+        connection: runledger::ledger::connection::Connection::to(url),
         wait: 10,
         ..Args::default()
     };

@@ -58,7 +58,8 @@ pub(crate) async fn fill(server: &Server, size: Size) -> Result<()> {
     server.run("VACUUM ANALYZE").await
 }
 
-/// Over a year, most of them ended; small md5s stand for ids, so that they lie in no order.
+/// Over a year, most of them ended, each status in each namespace often enough for a page; small md5s
+/// stand for ids, so that they lie in no order.
 const SESSIONS_AND_RUNS: &str = "
 INSERT INTO sessions (id, namespace, name)
 SELECT md5('session' || s)::uuid, 'ns-' || s % {namespaces}, 'session-' || s FROM generate_series(1, {sessions}) s;
@@ -66,13 +67,13 @@ INSERT INTO workflow_runs (id, run_id, namespace, name, workflow_name, agent_typ
     session_id, session_name, git_repo, git_branch, status, reason, attempt, created_at, started_at, completed_at,
     duration_seconds, cost_estimate, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens,
     total_tokens, turns, git_diff_added_lines, git_diff_removed_lines)
-SELECT md5('run' || r)::uuid, md5('run' || r)::uuid::text, 'ns-' || r % {namespaces}, 'run-' || r,
+SELECT md5('run' || r)::uuid, md5('run' || r)::uuid::text, 'ns-' || r / 1000 % {namespaces}, 'run-' || r,
     'workflow-' || r % 20, 'claude', 'model-' || r % 4, 'Fix the parser, with a test.',
     md5('session' || 1 + r % {sessions})::uuid, 'session-' || 1 + r % {sessions},
-    'https://git.example.com/team/repository-' || r % 100, 'branch-' || r % 1000,
-    CASE WHEN r % 1000 = 0 THEN 'running' WHEN r % 10 < 8 THEN 'completed' WHEN r % 10 = 8 THEN 'failed' ELSE 'killed' END,
-    'Completed', 1, at, at, CASE WHEN r % 1000 <> 0 THEN at + interval '5 minutes' END,
-    CASE WHEN r % 1000 <> 0 THEN 10 + r % 3000 END, (r % 5000) / 1000.0, 1, 2, 3, 4, 10, 7, r % 100, r % 50
+    'https://git.example.com/team/repository-' || r % 100, 'branch-' || r % 100,
+    CASE WHEN r % 100 = 0 THEN 'running' WHEN r % 10 < 8 THEN 'completed' WHEN r % 10 = 8 THEN 'failed' ELSE 'killed' END,
+    'Completed', 1, at, at, CASE WHEN r % 100 <> 0 THEN at + interval '5 minutes' END,
+    CASE WHEN r % 100 <> 0 THEN 10 + r % 3000 END, (r % 5000) / 1000.0, 1, 2, 3, 4, 10, 7, r % 100, r % 50
 FROM (SELECT r, now() - r * (interval '365 days' / {runs}) AS at FROM generate_series(1, {runs}) r) made";
 
 const LABELS: &str = "
