@@ -212,3 +212,24 @@ async fn what_is_no_text_to_postgres_is_stored_altered_and_says_so() {
         "a\u{fffd}b"
     );
 }
+
+#[tokio::test]
+async fn a_message_of_ten_megabytes_is_stored_whole_and_once() {
+    let db = migrated().await;
+    let mut all = events(1, 1);
+    let text = "Ünd noch ein Wort. ".repeat(10 * 1024 * 1024 / 20);
+    let size = text.chars().count();
+    for event in &mut all {
+        if let EventBody::Message(message) = &mut event.body {
+            message.text.clone_from(&text);
+        }
+    }
+    for _ in 0..2 {
+        db.ledger
+            .store(TARGET, &batch(1, &all), at(30))
+            .await
+            .unwrap();
+    }
+    let stored = "SELECT string_agg(length(text_content)::text, ' ') FROM messages";
+    assert_eq!(db.one(stored).await.unwrap(), format!("{size} {size}"));
+}

@@ -73,6 +73,25 @@ async fn the_sdks_cost_is_shared_out_as_the_prices_say() {
 }
 
 #[tokio::test]
+async fn shares_are_rounded_so_that_they_come_to_the_cost() {
+    let db = migrated().await;
+    load(&db, SMALL).await;
+    load(&db, &SMALL.replace("claude-small", "claude-x")).await;
+    let mut all = of_two_models(true);
+    all.truncate(8);
+    for event in &mut all {
+        if let EventBody::RequestEnded { usage, .. } = &mut event.body {
+            usage.cost_micro_usd = Some(5);
+        }
+    }
+    store(&db, &all).await;
+    assert_eq!(
+        told(&db).await,
+        json!({"claude-small": [10, 0.000_002, false], "claude-x": [10, 0.000_003, false]})
+    );
+}
+
+#[tokio::test]
 async fn without_the_sdks_cost_each_has_its_own_and_one_without_a_price_has_none() {
     let db = migrated().await;
     load(&db, SMALL).await;
@@ -123,8 +142,10 @@ async fn a_request_that_is_told_after_a_later_one_still_counts() {
     load(&db, SMALL).await;
     load(&db, X).await;
     let all = of_two_models(false);
-    store(&db, &all[6..]).await;
-    store(&db, &all[..6]).await;
+    store(&db, &all[..2]).await;
+    store(&db, &all[5..]).await;
+    // Less than what is known already in every figure of its own.
+    store(&db, &all[2..5]).await;
     assert_eq!(
         told(&db).await,
         json!({"claude-small": [10, 0.00012, false], "claude-x": [20, 0.00096, false]})
