@@ -1,7 +1,7 @@
 //! The rules that admission judges a spec by, as CEL: one function per kind of value, so that the
 //! same kind is judged alike everywhere. Each message names the field and says what to write.
 
-use kube::core::Rule;
+use kube::core::{Reason, Rule};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 /// Longest `spec.task`, in characters. Four bytes each, it still fits beside the assignment into
@@ -196,23 +196,24 @@ pub(super) fn one_task() -> Rule {
     )
 }
 
-/// A field of the spec that stays as it was written.
+/// A field of the spec that stays as it was written. On the field itself: a rule of the spec looks all
+/// of the spec's fields up for each that it names, with every write of a status. Forbidden, so that the
+/// refusal doesn't repeat the value, which may be a task of many pages.
 pub(super) fn fixed(field: &str) -> Rule {
     rule(
-        format!("self.{field} == oldSelf.{field}"),
+        "self == oldSelf",
         format!("spec.{field}: a run's spec can't be changed; make a new WorkflowRun"),
     )
+    .reason(Reason::FieldValueForbidden)
 }
 
-/// As [`fixed`], for a field that may be absent.
-pub(super) fn fixed_option(field: &str) -> Rule {
+/// Of a field that may be absent: that it is there, or is not, which [`fixed`] can't judge.
+pub(super) fn fixed_presence(field: &str) -> Rule {
     rule(
-        format!(
-            "has(self.{field}) == has(oldSelf.{field}) && \
-             (!has(self.{field}) || self.{field} == oldSelf.{field})"
-        ),
+        format!("has(self.{field}) == has(oldSelf.{field})"),
         format!("spec.{field}: a run's spec can't be changed; make a new WorkflowRun"),
     )
+    .reason(Reason::FieldValueForbidden)
 }
 
 /// Killing is for good.

@@ -45,46 +45,47 @@ use super::rules;
 )]
 #[x_kube(
     validation = rules::one_task(),
-    validation = rules::fixed("workflowName"),
-    validation = rules::fixed_option("task"),
-    validation = rules::fixed_option("taskFrom"),
-    validation = rules::fixed_option("session"),
-    validation = rules::fixed_option("repository"),
-    validation = rules::fixed("workspace"),
-    validation = rules::fixed("agent"),
-    validation = rules::fixed("limits"),
-    validation = rules::fixed("podTemplate")
+    // Of `taskFrom` too, by the rule above.
+    validation = rules::fixed_presence("task"),
+    validation = rules::fixed_presence("session"),
+    validation = rules::fixed_presence("repository")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct WorkflowRunSpec {
     /// What kind of work this is, e.g. `builder`, `surgeon`, `reviewer`.
     #[schemars(length(max = 63))]
-    #[x_kube(validation = rules::label("spec.workflowName", "what kind of work this is, e.g. builder"))]
+    #[x_kube(validation = rules::label("spec.workflowName", "what kind of work this is, e.g. builder"), validation = rules::fixed("workflowName"))]
     pub workflow_name: String,
     /// What the agent is asked to do. Longer tasks go into a ConfigMap (`taskFrom`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     // Above the rule, so that the rule is what speaks; but a rule's refusal repeats the value, which
     // for a task of megabytes would be all that a person sees.
     #[schemars(length(max = 100_000))]
-    #[x_kube(validation = rules::task_is_not_blank(), validation = rules::task_is_short(), validation = rules::task_has_no_nul())]
+    #[x_kube(validation = rules::task_is_not_blank(), validation = rules::task_is_short(), validation = rules::task_has_no_nul(), validation = rules::fixed("task"))]
     pub task: Option<String>,
     /// Where the task is, if it is not in `task`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::fixed("taskFrom"), merge_strategy = MapMerge::Atomic)]
     pub task_from: Option<TaskFrom>,
     /// The conversation that the run belongs to; one of its own where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::fixed("session"), merge_strategy = MapMerge::Atomic)]
     pub session: Option<SessionRef>,
     /// The repository to work on; an empty folder where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::fixed("repository"), merge_strategy = MapMerge::Atomic)]
     pub repository: Option<Repository>,
     /// The volume to work on.
     #[serde(default)]
+    #[x_kube(validation = rules::fixed("workspace"), merge_strategy = MapMerge::Atomic)]
     pub workspace: RunWorkspace,
     /// Which agent works.
     #[serde(default)]
+    #[x_kube(validation = rules::fixed("agent"), merge_strategy = MapMerge::Atomic)]
     pub agent: Agent,
     /// Where it is stopped.
     #[serde(default)]
+    #[x_kube(validation = rules::fixed("limits"), merge_strategy = MapMerge::Atomic)]
     pub limits: Limits,
     /// `Killed` stops the run for good.
     #[serde(default)]
@@ -92,6 +93,7 @@ pub struct WorkflowRunSpec {
     pub desired_state: DesiredState,
     /// What of the pod can be chosen.
     #[serde(default)]
+    #[x_kube(validation = rules::fixed("podTemplate"), merge_strategy = MapMerge::Atomic)]
     pub pod_template: PodTemplate,
 }
 
@@ -279,6 +281,9 @@ impl Phase {
 /// What became of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+// The controller writes it whole, and nobody else does. Kept account of field by field, it would be a
+// third of the object, and of what each write costs the API server.
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct WorkflowRunStatus {
     /// Where the run is in its life.
     pub phase: Phase,

@@ -52,6 +52,8 @@ fn default_size() -> String {
 /// What became of a Workspace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+// The controller writes it whole, and nobody else does.
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct WorkspaceStatus {
     /// Where the workspace is in its life.
     pub phase: WorkspacePhase,
