@@ -121,8 +121,11 @@ where
         }
     }
 
-    /// Takes the finalizer off whatever version of the object there is. Nothing, where it went with
-    /// that, or before.
+    /// Takes the finalizer off whatever version of an object there is that is to be deleted next.
+    /// Nothing, where it went with that, or before.
+    ///
+    /// Who owns which of its fields nobody will ask any more. Leaving that out spares the API server
+    /// more than half of this write.
     pub(super) async fn release(
         &self,
         name: &str,
@@ -131,6 +134,7 @@ where
     ) -> kube::Result<Option<ObjectMeta>> {
         let patch = json!({"metadata": {
             "uid": uid,
+            "managedFields": [{}],
             "$deleteFromPrimitiveList/finalizers": [finalizer],
         }});
         match self.patch(name, &Patch::Strategic(&patch)).await {
