@@ -25,6 +25,7 @@ mod queue;
 mod record;
 mod shapes;
 mod sightings;
+mod slim;
 mod status;
 mod sweep;
 mod tell;

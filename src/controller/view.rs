@@ -1,7 +1,9 @@
 //! What of a run's pod the controller looks at, read off the Pod once. Pure: it judges nothing.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus,
+};
 
 use crate::names::{finalizers, labels};
 use crate::pod::containers;
@@ -84,8 +86,9 @@ impl PodView {
     /// Reads the pod.
     pub(super) fn read(pod: &Pod) -> Self {
         let meta = &pod.metadata;
-        let status = pod.status.clone().unwrap_or_default();
-        let conditions = status.conditions.unwrap_or_default();
+        let none = PodStatus::default();
+        let status = pod.status.as_ref().unwrap_or(&none);
+        let conditions = status.conditions.as_deref().unwrap_or_default();
         let condition = |kind: &str| conditions.iter().find(|c| c.type_ == kind);
         let is_true = |kind: &str| condition(kind).is_some_and(|c| c.status == "True");
         let label = |key: &str| {
@@ -95,15 +98,12 @@ impl PodView {
                 .cloned()
                 .unwrap_or_default()
         };
-        let statuses: Vec<ContainerStatus> = status
-            .init_container_statuses
-            .into_iter()
-            .chain(status.container_statuses)
-            .flatten()
-            .collect();
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let container = |name: &str| {
-            statuses
-                .iter()
+            [&status.init_container_statuses, &status.container_statuses]
+                .into_iter()
+                .flatten()
+                .flatten()
                 .find(|status| status.name == name)
                 .map(ContainerView::read)
                 .unwrap_or_default()
@@ -121,9 +121,9 @@ impl PodView {
                 .is_some_and(|all| all.iter().any(|one| one == finalizers::POD)),
             deleting,
             deleted_for_good: deleting && meta.deletion_grace_period_seconds.unwrap_or(1) == 0,
-            phase: status.phase.unwrap_or_default(),
-            reason: status.reason.filter(|reason| !reason.is_empty()),
-            message: status.message.filter(|message| !message.is_empty()),
+            phase: status.phase.clone().unwrap_or_default(),
+            reason: said(&status.reason),
+            message: said(&status.message),
             disruption: condition("DisruptionTarget")
                 .filter(|c| c.status == "True")
                 .map(|c| c.reason.clone().unwrap_or_default()),
@@ -163,24 +163,24 @@ impl PodView {
 
 impl ContainerView {
     fn read(status: &ContainerStatus) -> Self {
-        let state = status.state.clone().unwrap_or_default();
-        let last = status.last_state.clone().unwrap_or_default();
+        let (state, last) = (status.state.as_ref(), status.last_state.as_ref());
         let running = state
-            .running
-            .as_ref()
+            .and_then(|state| state.running.as_ref())
             .map(|running| running.started_at.as_ref().map(|time| time.0));
         Self {
             image: status.image.clone(),
-            waiting: state.waiting.as_ref().map(|waiting| {
-                (
-                    waiting.reason.clone().unwrap_or_default(),
-                    waiting.message.clone().unwrap_or_default(),
-                )
-            }),
+            waiting: state
+                .and_then(|state| state.waiting.as_ref())
+                .map(|waiting| {
+                    (
+                        waiting.reason.clone().unwrap_or_default(),
+                        waiting.message.clone().unwrap_or_default(),
+                    )
+                }),
             running: running.map(|since| since.unwrap_or(Timestamp::UNIX_EPOCH)),
             started: status.started.unwrap_or(false),
-            ended: Ended::read(&state),
-            last: Ended::read(&last),
+            ended: state.and_then(Ended::read),
+            last: last.and_then(Ended::read),
         }
     }
 }
@@ -194,16 +194,17 @@ impl Ended {
             started_at,
             finished_at,
             ..
-        } = state.terminated.clone()?;
+        } = state.terminated.as_ref()?;
         // The kubelet writes the zero time where it knows none.
-        let known = |time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
-            time.map(|time| time.0)
+        let known = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
+            time.as_ref()
+                .map(|time| time.0)
                 .filter(|time| *time > Timestamp::UNIX_EPOCH)
         };
         Some(Self {
-            code: exit_code,
-            reason: reason.unwrap_or_default(),
-            message: message.unwrap_or_default(),
+            code: *exit_code,
+            reason: reason.clone().unwrap_or_default(),
+            message: message.clone().unwrap_or_default(),
             started: known(started_at),
             finished: known(finished_at),
         })

@@ -20,6 +20,7 @@ use crate::names::{GROUP, labels};
 use super::context::Stores;
 use super::index::Index;
 use super::sightings::{Sightings, WATCHED};
+use super::slim::{self, Slim};
 use super::{record, status, validate};
 
 /// Where changes are told.
@@ -57,8 +58,10 @@ pub(super) fn start(client: &Client) -> (Stores, Triggers) {
         sightings: Arc::new(Sightings::default()),
         index: Arc::new(Index::default()),
     };
-    let run_stream = watcher(Api::<WorkflowRun>::all(client.clone()), Config::default())
+    let runs_api = Api::<Slim<WorkflowRun>>::all(client.clone());
+    let run_stream = watcher(runs_api, Config::default())
         .default_backoff()
+        .map_ok(slim::unwrapped)
         .modify(strip_run)
         .reflect(run_writer);
     tokio::spawn(watch_runs(run_stream, stores.index.clone(), bells.clone()));
@@ -78,10 +81,11 @@ pub(super) fn start(client: &Client) -> (Stores, Triggers) {
         labels::RUN_UID
     );
     let pod_stream = watcher(
-        Api::<Pod>::all(client.clone()),
+        Api::<Slim<Pod>>::all(client.clone()),
         Config::default().labels(&of_runs),
     )
     .default_backoff()
+    .map_ok(slim::unwrapped)
     .modify(strip_pod)
     .reflect(pod_writer);
     tokio::spawn(watch_pods(pod_stream, stores.runs.clone(), bells.clone()));

@@ -7,13 +7,14 @@ use std::marker::PhantomData;
 use http::header::{ACCEPT, HeaderValue};
 use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::{ObjectMeta, PartialObjectMeta, Request};
+use kube::core::{ObjectMeta, Request};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::names::FIELD_MANAGER;
 
 use super::error::answer;
+use super::slim::Answer;
 
 const METADATA: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
@@ -180,10 +181,8 @@ where
     ) -> kube::Result<ObjectMeta> {
         let mut request = request.map_err(kube::Error::BuildRequest)?;
         request.headers_mut().insert(ACCEPT, METADATA);
-        let answer: PartialObjectMeta<K> = self.client.request(request).await?;
-        let mut meta = answer.metadata;
-        meta.managed_fields = None;
-        Ok(meta)
+        let answer: Answer = self.client.request(request).await?;
+        Ok(answer.metadata)
     }
 }
 
