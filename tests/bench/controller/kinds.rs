@@ -1,10 +1,14 @@
-//! The three kinds that are measured against each other: what they look like, where they are made,
-//! and when one of them is done.
+//! The kinds that are measured against each other: what they look like, where they are made, and when
+//! one of them is done.
 
+use std::sync::OnceLock;
+
+use anyhow::Context as _;
+use futures::TryStreamExt as _;
 use kube::Client;
-use kube::api::PostParams;
-use kube::core::Request;
-use runledger::names::reasons;
+use kube::api::{PostParams, WatchParams};
+use kube::core::{Request, WatchEvent};
+use runledger::names::{self, reasons};
 use runledger::wire::{Changes, Outcome, Termination, Tokens, Usage};
 use serde_json::{Value, json};
 
@@ -20,6 +24,9 @@ pub(crate) const TOKENS: Tokens = Tokens {
     cache_creation: 7800,
 };
 
+/// The pod that the controller makes for a run, as a Job's template.
+static POD_OF_A_RUN: OnceLock<Value> = OnceLock::new();
+
 /// What is made by the thousand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -27,6 +34,8 @@ pub(crate) enum Kind {
     Pod,
     /// `batch/v1` Jobs.
     Job,
+    /// `batch/v1` Jobs of the very pod that a run has; see [`learn_pod_of_a_run`].
+    JobOfRunPod,
     /// WorkflowRuns without a volume of their own.
     Run,
 }
@@ -37,6 +46,7 @@ impl Kind {
         match self {
             Self::Pod => "pod, no controller",
             Self::Job => "batch/v1 Job",
+            Self::JobOfRunPod => "batch/v1 Job of a run's pod",
             Self::Run => "WorkflowRun",
         }
     }
@@ -45,7 +55,7 @@ impl Kind {
     pub(crate) fn path(self, namespace: &str) -> String {
         match self {
             Self::Pod => pods(namespace),
-            Self::Job => format!("/apis/batch/v1/namespaces/{namespace}/jobs"),
+            Self::Job | Self::JobOfRunPod => format!("/apis/batch/v1/namespaces/{namespace}/jobs"),
             Self::Run => {
                 format!("/apis/runledger.dev/v1alpha1/namespaces/{namespace}/workflowruns")
             }
@@ -75,6 +85,10 @@ impl Kind {
                 "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
                 "spec": {"backoffLimit": 0, "template": {"spec": pod_spec()}},
             }),
+            Self::JobOfRunPod => json!({
+                "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
+                "spec": {"backoffLimit": 0, "template": POD_OF_A_RUN.get()},
+            }),
             Self::Run => json!({
                 "apiVersion": "runledger.dev/v1alpha1", "kind": "WorkflowRun", "metadata": metadata,
                 "spec": {
@@ -88,6 +102,31 @@ impl Kind {
             }),
         }
     }
+}
+
+/// Makes a run, and keeps its pod as it is made: what a Job of [`Kind::JobOfRunPod`] has for a template.
+pub(crate) async fn learn_pod_of_a_run(client: &Client, namespace: &str) -> anyhow::Result<()> {
+    let request = Request::new(pods(namespace)).watch(&WatchParams::default(), "")?;
+    let mut events = std::pin::pin!(client.request_events::<Value>(request).await?);
+    Kind::Run.create(client, namespace, "learnt").await?;
+    let pod = loop {
+        let event = events.try_next().await?;
+        if let WatchEvent::Added(pod) = event.context("the watch of its pod has ended")? {
+            break pod;
+        }
+    };
+    let at = |pointer: &str| pod.pointer(pointer).cloned().unwrap_or_default();
+    let mut labels = at("/metadata/labels");
+    // With it, the controller of runs would look at it.
+    if let Some(labels) = labels.as_object_mut() {
+        labels.remove(names::labels::MANAGED_BY);
+    }
+    let template = json!({
+        "metadata": {"labels": labels, "annotations": at("/metadata/annotations")},
+        "spec": at("/spec"),
+    });
+    POD_OF_A_RUN.get_or_init(|| template);
+    Ok(())
 }
 
 /// Path of the pods in the namespace.

@@ -112,7 +112,7 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
     cluster.clear("bench-jobs").await?;
 
     let controller_log = cluster.file("controller.log")?;
-    let controller = start_controller(&kubeconfig, &ledger, &controller_log)?;
+    let mut controller = start_controller(&kubeconfig, &ledger, &controller_log)?;
     let watched = Process::of(controller.id().context("the controller has ended")?).await?;
     let runs = async {
         one(Kind::Run, "warm-runs", 1, None).await?;
@@ -129,14 +129,24 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
             lines[last..].join("\n")
         );
     })?;
+    let judged = judge(&runs, &ledger, &audit_log, watched).await?;
+
+    cluster.namespace("learn").await?;
+    kinds::learn_pod_of_a_run(&cluster.client, "learn").await?;
+    controller.kill().await?;
+    cluster.clear("steady-runs").await?;
+    cluster.clear("bench-runs").await?;
+    one(Kind::JobOfRunPod, "warm-big-jobs", 1, None).await?;
+    say(&format!("{count} Jobs of a run's pod"));
+    let big_jobs = one(Kind::JobOfRunPod, "bench-big-jobs", count, Some(manager)).await?;
     let report = Report {
         machine,
         kubernetes: cluster.version().await?,
         postgres: ledger.version.clone(),
-        runs: judge(&runs, &ledger, &audit_log, watched).await?,
+        runs: judged,
         #[allow(clippy::cast_precision_loss)]
         job_writes: job_writes as f64 / count as f64,
-        measured: [pods, jobs, runs],
+        measured: [pods, jobs, big_jobs, runs],
         steady: [steady_jobs, steady_runs],
     };
     say("done");

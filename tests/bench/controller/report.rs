@@ -10,7 +10,7 @@ pub(crate) struct Report {
     pub(crate) machine: String,
     pub(crate) kubernetes: String,
     pub(crate) postgres: String,
-    pub(crate) measured: [Measured; 3],
+    pub(crate) measured: [Measured; 4],
     /// Jobs and runs that come one by one.
     pub(crate) steady: [Measured; 2],
     pub(crate) job_writes: f64,
@@ -55,7 +55,7 @@ fn both(ordered: &[f64]) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [_, jobs, runs] = &self.measured;
+        let [_, jobs, _, runs] = &self.measured;
         writeln!(
             f,
             "`make bench-controller N={}`: {}.",
@@ -86,7 +86,7 @@ impl fmt::Display for Report {
                 .map(|cpu| format!("{:.1}", each(cpu)));
             let writes = match measured.kind {
                 Kind::Pod => "–".to_owned(),
-                Kind::Job => format!("{:.1}", self.job_writes),
+                Kind::Job | Kind::JobOfRunPod => format!("{:.1}", self.job_writes),
                 Kind::Run => format!("{:.1}", self.runs.writes),
             };
             writeln!(

@@ -166,7 +166,7 @@ impl Book {
         let status = &object.status;
         let done = match kind {
             Kind::Run => status.phase.as_deref() == Some("Completed"),
-            Kind::Job | Kind::Pod => status
+            Kind::Job | Kind::JobOfRunPod | Kind::Pod => status
                 .conditions
                 .iter()
                 .any(|condition| condition.kind == "Complete" && condition.status == "True"),
