@@ -6,8 +6,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
-use runledger::git::{self, Access};
-use url::Url;
+use runledger::api::repository::OnReuse;
+use runledger::git::{self, Access, Wanted};
+use uuid::Uuid;
 
 use crate::fuzz::copy;
 use crate::lab::*;
@@ -382,8 +383,10 @@ fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-/// Take-over, report, push and the next run's checkout; whether the commit was delivered.
-fn every_step(lab: &Lab, url: &Url, initial: &str, branch: &str) -> Result<(), git::Error> {
+/// Take-over, report, push and the next run's checkout, which finds that the remote has moved on;
+/// whether the commit was delivered.
+fn every_step(lab: &Lab, wanted: &Wanted, initial: &str, branch: &str) -> Result<(), git::Error> {
+    let url = &wanted.url;
     let delivered = git::take_over(&lab.place).and_then(|head| {
         let changes = git::changes(&lab.place, url, Some(initial), &head)?;
         assert_eq!(changes.repository, url.as_str());
@@ -391,22 +394,25 @@ fn every_step(lab: &Lab, url: &Url, initial: &str, branch: &str) -> Result<(), g
         git::push(&lab.place, url, &commit, branch, &Access::default())
     });
     let _ = git::inspect(lab.work(), initial);
-    let next = || lab.try_checkout(url, None, &Access::default());
-    let again = next();
+    let again = lab.try_wanted(wanted, &Access::default());
     // One more, which finds no `.git` and makes it anew from what was taken over.
     let git = lab.work().join(".git");
     match git.symlink_metadata().unwrap().is_dir() {
         true => std::fs::remove_dir_all(git).unwrap(),
         false => std::fs::remove_file(git).unwrap(),
     }
-    let _ = next();
+    let another = Wanted {
+        run: Uuid::new_v4(),
+        ..wanted.clone()
+    };
+    let _ = lab.try_wanted(&another, &Access::default());
     delivered.and(again.map(drop))
 }
 
 #[test]
 fn no_trap_that_a_former_run_has_left_catches_any_step_of_the_next() {
     let template = Lab::new();
-    template.project();
+    let clone = template.project();
     let server = template.plain_server();
     let url = server.url("project.git");
     let initial = template.checkout(&url).initial_commit.unwrap();
@@ -420,7 +426,22 @@ fn no_trap_that_a_former_run_has_left_catches_any_step_of_the_next() {
     std::fs::write(&script, format!("#!/bin/sh\ntouch {}\n", marker.display())).unwrap();
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
 
-    for (at, (name, then, plant)) in TRAPS.iter().enumerate() {
+    // What the next run may want has to be written where the traps are.
+    for name in [
+        "README.md",
+        "src/main.rs",
+        "hooks/update",
+        "vendor/d/token",
+        "token",
+    ] {
+        write(&clone, name, "theirs\n");
+    }
+    commit(&clone, "Theirs");
+    git(&clone, &["push", "-q", "origin", "HEAD:trunk"]);
+
+    let modes = [OnReuse::Keep, OnReuse::Update, OnReuse::Reset];
+    let all = TRAPS.iter().flat_map(|trap| modes.map(|mode| (trap, mode)));
+    for (at, ((name, then, plant), mode)) in all.enumerate() {
         let lab = Lab::new();
         copy(template.work(), lab.work());
         copy(&template.place.trusted, &lab.place.trusted);
@@ -445,7 +466,13 @@ fn no_trap_that_a_former_run_has_left_catches_any_step_of_the_next() {
         });
         let before = snapshot(&outside);
         let branch = format!("trap-{at}");
-        let done = within(60, || every_step(&lab, &url, &initial, &branch));
+        let wanted = Wanted {
+            run: Uuid::new_v4(),
+            on_reuse: mode,
+            ..Wanted::new(url.clone())
+        };
+        let name = &format!("{name}, {mode:?}");
+        let done = within(60, || every_step(&lab, &wanted, &initial, &branch));
         if let (Works, Err(error)) = (then, &done) {
             panic!("{name}: {error}");
         }
