@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod changes;
 pub mod controller;
 pub mod delivery;
 pub mod git;

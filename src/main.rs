@@ -30,8 +30,8 @@ enum Command {
     Controller(Box<runledger::controller::Args>),
     /// End all runs and take every finalizer off, so that Runledger can be removed.
     Uninstall(runledger::uninstall::Args),
-    /// Say what changed in a repository since a commit, counted as git counts.
-    Changes(runledger::git::command::Args),
+    /// Say what changed in a repository since a commit, or what a run changed.
+    Changes(runledger::changes::Args),
     /// Copy this binary into a folder (init container of a run's pod).
     Install(runledger::install::Args),
     /// The trusted half of a run's pod.
@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Crds(args) => runledger::api::definitions::run(&args)?,
         Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,
-        Command::Changes(args) => runledger::git::command::run(&args)?,
+        Command::Changes(args) => within_runtime(runledger::changes::run(args))?,
         Command::Install(args) => runledger::install::run(&args)?,
         Command::Supervise(args) => within_runtime(runledger::supervise::run(args))?,
         Command::Agent(args) => {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::report::Report;
 
 pub mod door;
+pub mod patch;
 
 /// Tokens by kind. `input` excludes cache; the total is the sum of the four.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +159,8 @@ pub enum EventBody {
         /// What became of it.
         why: String,
     },
+    /// What the run changed, once for each seal that was begun: the last one counts.
+    Patch(Box<patch::Patch>),
     /// The run is sealed. The last event of an attempt.
     Sealed(#[serde(with = "nested")] Termination),
 }

@@ -262,6 +262,7 @@ fn what_is_pruned_is_what_was_named_an_age_for_and_by_one_at_a_time() {
         json!([
             "prune",
             "--events=30",
+            "--patches=90",
             "--messages=180",
             "--runs=365",
             "--sessions=365",

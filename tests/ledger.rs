@@ -25,6 +25,8 @@ mod migrate;
 mod models;
 #[path = "ledger/outage.rs"]
 mod outage;
+#[path = "ledger/patches.rs"]
+mod patches;
 #[path = "ledger/plans.rs"]
 mod plans;
 #[path = "ledger/prune.rs"]

@@ -12,12 +12,40 @@ use super::renames;
 use super::tree_diff::{Change, Side};
 use crate::report::{FileLine, Kind, Lines, PathName};
 
+/// A change with its rename found.
+pub(super) struct Paired {
+    pub(super) change: Change,
+    /// Of a renamed file to what it was, in percent.
+    pub(super) similarity: u8,
+}
+
 /// Pairs what was renamed, counts the lines of everything, and tells each file's kind.
 pub(super) fn count(
     content: &Content<'_>,
     attributes: &Attributes<'_>,
-    mut changes: Vec<Change>,
+    changes: Vec<Change>,
 ) -> Result<Lines, Error> {
+    let changes = pair(content, attributes, changes)?;
+    let pairs: Vec<Pair<'_>> = changes
+        .iter()
+        .map(|Paired { change, .. }| (change.old.as_ref(), change.new.as_ref()))
+        .collect();
+    let counts = lines::count_all(content, &pairs)?;
+    let mut lines = Lines::default();
+    for (paired, count) in changes.iter().zip(counts) {
+        if let Some(line) = file_line(&paired.change, count) {
+            lines.push(line);
+        }
+    }
+    Ok(lines)
+}
+
+/// Tells text from what is not, and pairs what was renamed.
+pub(super) fn pair(
+    content: &Content<'_>,
+    attributes: &Attributes<'_>,
+    mut changes: Vec<Change>,
+) -> Result<Vec<Paired>, Error> {
     for change in &mut changes {
         for side in [&mut change.old, &mut change.new].into_iter().flatten() {
             if side.on_disk && side.id.is_zero() {
@@ -28,23 +56,11 @@ pub(super) fn count(
             }
         }
     }
-    let changes = paired(content, changes)?;
-    let pairs: Vec<Pair<'_>> = changes
-        .iter()
-        .map(|change| (change.old.as_ref(), change.new.as_ref()))
-        .collect();
-    let counts = lines::count_all(content, &pairs)?;
-    let mut lines = Lines::default();
-    for (change, count) in changes.iter().zip(counts) {
-        if let Some(line) = file_line(change, count) {
-            lines.push(line);
-        }
-    }
-    Ok(lines)
+    paired(content, changes)
 }
 
 /// A file that went and one that came become one, where git sees a rename.
-fn paired(content: &Content<'_>, changes: Vec<Change>) -> Result<Vec<Change>, Error> {
+fn paired(content: &Content<'_>, changes: Vec<Change>) -> Result<Vec<Paired>, Error> {
     let alone = |is_old: bool| {
         let at = changes.iter().enumerate();
         at.filter_map(move |(at, change)| match (&change.old, &change.new) {
@@ -57,15 +73,22 @@ fn paired(content: &Content<'_>, changes: Vec<Change>) -> Result<Vec<Change>, Er
     let (from, sources): (Vec<usize>, Vec<&Side>) = alone(true);
     let (to, targets): (Vec<usize>, Vec<&Side>) = alone(false);
     let found = renames::find(content, &sources, &targets)?;
-    let pairs: Vec<(usize, usize)> = to
+    let pairs: Vec<(usize, usize, u8)> = to
         .iter()
         .zip(found)
-        .filter_map(|(to, source)| Some((*to, from[source?])))
+        .filter_map(|(to, origin)| origin.map(|it| (*to, from[it.source], it.similarity)))
         .collect();
-    let moved: HashSet<usize> = pairs.iter().map(|(_, from)| *from).collect();
-    let mut changes = changes;
-    for (to, from) in pairs {
-        changes[to].old = changes[from].old.take();
+    let moved: HashSet<usize> = pairs.iter().map(|(_, from, _)| *from).collect();
+    let mut changes: Vec<Paired> = changes
+        .into_iter()
+        .map(|change| Paired {
+            change,
+            similarity: 0,
+        })
+        .collect();
+    for (to, from, similarity) in pairs {
+        changes[to].change.old = changes[from].change.old.take();
+        changes[to].similarity = similarity;
     }
     Ok(changes
         .into_iter()

@@ -11,8 +11,9 @@ use super::objects::Objects;
 use super::trusted::parse_id;
 use super::uncommitted::{self, Ground};
 use super::volume::{Folder, Found, read_all};
-use super::{Error, survey};
+use super::{Error, Limits, patch, survey};
 use crate::report::Report;
+use crate::wire::patch::{Patch, PatchText};
 
 /// Longest ref or pointer to another folder, in bytes.
 const MAX_REF: u64 = 4096;
@@ -33,8 +34,64 @@ pub(super) fn compare(path: &Path, from: &str, to: &str) -> Result<Report, Error
     report(path, from, Some(to))
 }
 
+/// See [`super::inspect_patch`].
+pub(super) fn patches(path: &Path, since: &str, limits: Limits) -> Result<Patch, Error> {
+    look(path, |view| {
+        let (_, head) = view.refs.head()?;
+        let initial = view.refs.revision(since)?;
+        let (objects, first) = (view.objects, Some(initial));
+        let committed = match view.ground {
+            Some(ground) => uncommitted::with_attributes(ground, |attributes| {
+                patch::between(objects, first, head, limits, Some(attributes))
+            }),
+            None => patch::between(objects, first, head, limits, None),
+        };
+        let uncommitted = match view.ground {
+            Some(ground) => patch::told(patch::of_worktree(ground, head, limits)),
+            None => PatchText::default(),
+        };
+        Ok(Patch {
+            initial_commit: Some(initial.to_string()),
+            final_commit: head.map(|id| id.to_string()),
+            committed: committed?,
+            uncommitted,
+        })
+    })
+}
+
 /// Up to HEAD and what is not committed on it, or up to another commit.
 fn report(path: &Path, since: &str, until: Option<&str>) -> Result<Report, Error> {
+    look(path, |view| {
+        let (branch, head) = match until {
+            None => view.refs.head()?,
+            Some(until) => (None, Some(view.refs.revision(until)?)),
+        };
+        let initial = view.refs.revision(since)?;
+        let boundary = view.refs.boundary()?;
+        let (objects, first) = (view.objects, Some(initial));
+        let mut report = match view.ground {
+            Some(ground) => uncommitted::with_attributes(ground, |attributes| {
+                survey::between(objects, first, head, &boundary, Some(attributes))
+            })?,
+            None => survey::between(objects, first, head, &boundary, None)?,
+        };
+        report.branch = branch;
+        if until.is_none() {
+            survey::add_uncommitted(&mut report, view.ground, head);
+        }
+        Ok(report)
+    })
+}
+
+/// A repository, opened.
+struct View<'v> {
+    objects: &'v Objects<'v>,
+    refs: &'v Refs<'v>,
+    /// Nothing where it is bare.
+    ground: Option<&'v Ground<'v>>,
+}
+
+fn look<T>(path: &Path, then: impl FnOnce(&View<'_>) -> Result<T, Error>) -> Result<T, Error> {
     let found = find(path)?;
     let open = |path: &Path| {
         Folder::open(path).map_err(|e| Error::file(format_args!("open {}", path.display()), &e))
@@ -48,13 +105,6 @@ fn report(path: &Path, since: &str, until: Option<&str>) -> Result<Report, Error
         common: &common,
         objects: &objects,
     };
-    let (branch, head) = match until {
-        None => refs.head()?,
-        Some(until) => (None, Some(refs.revision(until)?)),
-    };
-    let initial = refs.revision(since)?;
-    let boundary = refs.boundary()?;
-
     let work = found.work.as_deref().map(open).transpose()?;
     let ground = work.as_ref().map(|work| Ground {
         objects: &objects,
@@ -62,17 +112,11 @@ fn report(path: &Path, since: &str, until: Option<&str>) -> Result<Report, Error
         common: &common,
         work,
     });
-    let mut report = match &ground {
-        Some(ground) => uncommitted::with_attributes(ground, |attributes| {
-            survey::between(&objects, Some(initial), head, &boundary, Some(attributes))
-        })?,
-        None => survey::between(&objects, Some(initial), head, &boundary, None)?,
-    };
-    report.branch = branch;
-    if until.is_none() {
-        survey::add_uncommitted(&mut report, ground.as_ref(), head);
-    }
-    Ok(report)
+    then(&View {
+        objects: &objects,
+        refs: &refs,
+        ground: ground.as_ref(),
+    })
 }
 
 /// A repository that was found.

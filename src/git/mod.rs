@@ -21,7 +21,6 @@ mod attributes;
 mod backup;
 mod changes;
 mod checkout;
-pub mod command;
 mod content;
 mod differences;
 mod disk;
@@ -41,6 +40,7 @@ mod moving;
 mod notes;
 mod objects;
 mod pack;
+mod patch;
 mod push;
 mod record;
 mod refs;
@@ -61,6 +61,7 @@ mod worktree;
 
 pub use differences::{DIFFERENCES, Difference};
 pub use error::Error;
+pub use patch::Limits;
 
 /// What opens a remote repository.
 #[derive(Clone, Default)]
@@ -236,6 +237,28 @@ pub fn changes(
 ) -> Result<wire::Changes, Error> {
     runtime::prepare()?;
     survey::of_workspace(place, url, initial, head)
+}
+
+/// What changed between the initial commit and `head`, and what of it is not committed, as patches. The
+/// limit of bytes is for both together, the committed one first.
+pub fn patch(
+    place: &Place,
+    initial: Option<&str>,
+    head: &Head,
+    limits: Limits,
+) -> Result<wire::patch::Patch, Error> {
+    runtime::prepare()?;
+    patch::of_workspace(place, initial, head, limits)
+}
+
+/// What changed since a commit in any repository on disk, and what of it is not committed, as patches.
+pub fn inspect_patch(
+    path: &Path,
+    since: &str,
+    limits: Limits,
+) -> Result<wire::patch::Patch, Error> {
+    runtime::prepare()?;
+    inspect::patches(path, since, limits)
 }
 
 /// What changed since a commit in any repository on disk, and what of it is not committed. Nothing of

@@ -24,12 +24,31 @@ const CANDIDATES: usize = 4;
 /// a run from its end.
 const BUDGET: u64 = 2_000_000_000;
 
-/// For each of `targets` the index of the source that it was renamed from.
+/// Where a file was, and how much of it is as it was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Index of the source.
+    pub(super) source: usize,
+    /// In percent, as git's `similarity index`.
+    pub(super) similarity: u8,
+}
+
+impl Origin {
+    fn new(source: usize, score: f64) -> Self {
+        Self {
+            source,
+            // Never above 100.
+            similarity: (score * 100.0 / MAX_SCORE) as u8,
+        }
+    }
+}
+
+/// For each of `targets` the source that it was renamed from.
 pub(super) fn find(
     content: &Content<'_>,
     sources: &[&Side],
     targets: &[&Side],
-) -> Result<Vec<Option<usize>>, Error> {
+) -> Result<Vec<Option<Origin>>, Error> {
     let mut found = vec![None; targets.len()];
     if sources.is_empty() || targets.is_empty() {
         return Ok(found);
@@ -49,7 +68,7 @@ pub(super) fn find(
 fn same_content(
     sources: &[&Side],
     targets: &[&Side],
-    found: &mut [Option<usize>],
+    found: &mut [Option<Origin>],
     used: &mut HashSet<usize>,
 ) {
     let mut by_id: HashMap<Oid, Vec<usize>> = HashMap::new();
@@ -75,7 +94,7 @@ fn same_content(
         }
         if let Some(at) = best {
             used.insert(at);
-            *slot = Some(at);
+            *slot = Some(Origin::new(at, MAX_SCORE));
         }
     }
 }
@@ -83,7 +102,7 @@ fn same_content(
 fn same_base_name(
     sources: &[&Side],
     targets: &[&Side],
-    found: &mut [Option<usize>],
+    found: &mut [Option<Origin>],
     used: &mut HashSet<usize>,
     scorer: &mut Scorer<'_>,
 ) -> Result<(), Error> {
@@ -113,7 +132,7 @@ fn same_base_name(
             && let Some(score) = scorer.score(one, targets[*target], MIN_BASE_NAME_SCORE)?
             && score >= MIN_BASE_NAME_SCORE
         {
-            found[*target] = Some(at);
+            found[*target] = Some(Origin::new(at, score));
             used.insert(at);
         }
     }
@@ -141,7 +160,7 @@ impl Candidate {
 fn best_scores(
     sources: &[&Side],
     targets: &[&Side],
-    found: &mut [Option<usize>],
+    found: &mut [Option<Origin>],
     used: &mut HashSet<usize>,
     scorer: &mut Scorer<'_>,
 ) -> Result<(), Error> {
@@ -190,7 +209,7 @@ fn best_scores(
         .take_while(|candidate| candidate.score >= MIN_SCORE)
     {
         if found[candidate.target].is_none() && used.insert(candidate.source) {
-            found[candidate.target] = Some(candidate.source);
+            found[candidate.target] = Some(Origin::new(candidate.source, candidate.score));
         }
     }
     Ok(())

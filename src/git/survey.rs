@@ -130,7 +130,7 @@ fn trees(
 }
 
 /// The attributes that a tree holds.
-fn in_tree<'o>(objects: &'o Objects<'o>, tree: Oid) -> Attributes<'o> {
+pub(super) fn in_tree<'o>(objects: &'o Objects<'o>, tree: Oid) -> Attributes<'o> {
     let read = move |folder: &[u8]| {
         let mut path = folder.to_vec();
         if !path.is_empty() {

@@ -23,6 +23,10 @@ use super::volume::{Folder, Found, read_all};
 use super::worktree::{self, Fate};
 use crate::report::{PathName, Paths, Uncommitted};
 
+mod whole;
+
+pub(super) use self::whole::with_all;
+
 /// Where to look.
 pub(super) struct Ground<'g> {
     pub(super) objects: &'g Objects<'g>,

@@ -26,7 +26,7 @@ impl Connection {
     }
 
     /// The ledger there, once it is sure that there is one.
-    pub(super) async fn ledger(&self) -> Result<Ledger, Error> {
+    pub(crate) async fn ledger(&self) -> Result<Ledger, Error> {
         let ledger = Ledger::connect(&self.database_url)?;
         let there = sqlx::query_scalar!(
             r#"SELECT to_regclass('run_rollup_horizon') IS NOT NULL AS "there!""#

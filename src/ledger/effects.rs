@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Error;
 use super::clean;
 use super::figures::{self, Figures, MAX_ATTEMPT, figure};
+use super::patches::{self, PatchRow};
 use crate::wire::{Batch, Event, EventBody, MAX_BATCH_EVENTS, Message, MessageKind, Role, Source};
 
 /// A batch that can be stored, as rows.
@@ -51,6 +52,7 @@ pub(super) enum Effect {
         text: String,
         figures: Figures,
     },
+    Patch(Box<[PatchRow; 2]>),
     Sealed {
         changes: Option<Value>,
         figures: Figures,
@@ -160,6 +162,15 @@ impl Stored {
             .collect()
     }
 
+    /// The last patch among the events of those sequences.
+    pub(super) fn patch(&self, new: &[i64]) -> Option<(&EventRow, &[PatchRow; 2])> {
+        let patches = self.among(new).filter_map(|row| match &row.effect {
+            Effect::Patch(rows) => Some((row, &**rows)),
+            _ => None,
+        });
+        patches.last()
+    }
+
     fn among(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
         self.events
             .iter()
@@ -170,7 +181,7 @@ impl Stored {
 impl AttemptChange {
     fn take(&mut self, row: &EventRow) {
         match &row.effect {
-            Effect::Nothing | Effect::Message(_) => {}
+            Effect::Nothing | Effect::Message(_) | Effect::Patch(_) => {}
             Effect::Started {
                 repository,
                 branch,
@@ -206,7 +217,14 @@ impl AttemptChange {
 impl EventRow {
     fn of(event: &Event, attempt: i32) -> Result<Self, &'static str> {
         let sequence = figure("its sequence", event.sequence)?;
-        let (kind, mut body) = match serde_json::to_value(&event.body) {
+        // The patch itself is kept once, in its own table.
+        let told = match &event.body {
+            EventBody::Patch(patch) => {
+                serde_json::to_value(EventBody::Patch(Box::new(patch.without_text())))
+            }
+            body => serde_json::to_value(body),
+        };
+        let (kind, mut body) = match told {
             Ok(Value::Object(mut map)) => match map.shift_remove("type") {
                 Some(Value::String(kind)) => (kind, Value::Object(map)),
                 _ => return Err("its type"),
@@ -234,6 +252,7 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
             Effect::Nothing
         }
         EventBody::Omitted { .. } => Effect::Nothing,
+        EventBody::Patch(patch) => Effect::Patch(Box::new(patches::rows(patch)?)),
         EventBody::AttemptStarted {
             repository,
             branch,

@@ -55,12 +55,14 @@ const SERVER: &[&str] = &[
     "INSERT ON %1$I.run_events",
     "INSERT, UPDATE ON %1$I.run_tools",
     "INSERT, UPDATE ON %1$I.run_model_usage",
+    "INSERT, UPDATE ON %1$I.run_patches",
     "INSERT ON %1$I.audit",
 ];
 
-/// Attempts, labels and usage go with their run, by foreign keys.
+/// Attempts, labels, usage and patches go with their run, by foreign keys.
 const PRUNE: &[&str] = &[
     "DELETE ON %1$I.messages",
+    "DELETE ON %1$I.run_patches",
     "DELETE ON %1$I.workflow_runs",
     "DELETE ON %1$I.sessions",
     "DELETE ON %1$I.audit",

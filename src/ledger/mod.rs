@@ -16,6 +16,7 @@ pub mod legacy;
 mod lookup;
 pub mod migrate;
 mod mirror;
+mod patches;
 mod pool;
 pub mod prices;
 pub mod prune;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::effects::Stored;
 use super::rows;
-use super::{Error, Ledger, clean};
+use super::{Error, Ledger, clean, patches};
 use crate::wire::{Batch, BatchAccepted};
 
 /// The run that a batch belongs to, as its sender was checked for it.
@@ -101,6 +101,7 @@ impl Ledger {
         rows::insert_messages(&mut tx, batch, stored, &new).await?;
         rows::insert_tools(&mut tx, stored, attempt, &new).await?;
         let unpriced = rows::insert_requests(&mut tx, stored, attempt, &new).await?;
+        patches::insert(&mut tx, stored, attempt, &new).await?;
         let acknowledged = rows::update_attempt(&mut tx, stored, attempt, *day, &new).await?;
         tx.commit().await?;
         self.warn_of_unpriced(unpriced);

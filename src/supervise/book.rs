@@ -286,7 +286,7 @@ impl Book {
                     session_cost_micro_usd: *session_cost_micro_usd,
                 });
             }
-            EventBody::Omitted { .. } => {}
+            EventBody::Omitted { .. } | EventBody::Patch(_) => {}
             EventBody::Sealed(termination) => self.sealed = Some(termination.clone()),
         }
     }

@@ -14,7 +14,11 @@ use super::{Error, Stop};
 use crate::git::{self, Access, CheckedOut, Head, Place, Target, Wanted};
 use crate::names::reasons;
 use crate::pod::{PushAssignment, RepositoryAssignment, paths};
+use crate::wire::patch::{MAX_PATCH_BYTES, Patch};
 use crate::wire::{Changes, Outcome};
+
+/// Most bytes of contents that are read for a run's patch.
+const MAX_PATCH_READ: u64 = 256 * 1024 * 1024;
 
 /// The repository of this run.
 #[derive(Clone, Debug)]
@@ -106,6 +110,25 @@ impl Repository {
             Ok((head, changes))
         };
         within(limit, work).await
+    }
+
+    /// What changed, as patches. Once half of its time is over it leaves the rest out, and says so.
+    pub(super) async fn patch(
+        &self,
+        initial: Option<String>,
+        head: Head,
+        limit: Duration,
+    ) -> Result<Patch, String> {
+        let place = self.place.clone();
+        let limits = git::Limits {
+            bytes: MAX_PATCH_BYTES,
+            read: MAX_PATCH_READ,
+            until: Some(Instant::now() + limit / 2),
+        };
+        within(limit, move || {
+            git::patch(&place, initial.as_deref(), &head, limits)
+        })
+        .await
     }
 
     /// Pushes the final commit. A host that does not answer is asked again while there is time.

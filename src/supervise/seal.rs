@@ -7,16 +7,20 @@ use tokio::time::Instant;
 
 use super::book::{Book, GivenUp};
 use super::journal::Draft;
+use super::repository::Repository;
 use super::verdict::{self, Verdict};
 use super::work::Work;
+use crate::git::Head;
 use crate::names::reasons;
 use crate::pod::{PushAssignment, RepositoryAssignment};
+use crate::wire::patch::{Patch, PatchText};
 use crate::wire::{Changes, EventBody, Outcome, Termination};
 
 /// How long the seal may take, part by part.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     git: Duration,
+    patch: Duration,
     journal: Duration,
     flush: Duration,
 }
@@ -26,6 +30,7 @@ impl Limits {
     pub(super) fn ended(flush_seconds: u64) -> Self {
         Self {
             git: Duration::from_secs(300),
+            patch: Duration::from_secs(30),
             journal: Duration::from_secs(60),
             flush: Duration::from_secs(flush_seconds),
         }
@@ -47,6 +52,7 @@ impl Limits {
     pub(super) fn stopping(flush_seconds: u64) -> Self {
         Self {
             git: Duration::from_secs(12),
+            patch: Duration::from_secs(3),
             journal: Duration::from_secs(5),
             flush: Duration::from_secs(flush_seconds.min(15)),
         }
@@ -133,7 +139,7 @@ impl Work {
             .journal
             .read(|book| book.started.clone())
             .and_then(|s| s.initial_commit);
-        let (head, mut changes) = match repository.look(initial, limits.git).await {
+        let (head, mut changes) = match repository.look(initial.clone(), limits.git).await {
             Ok(found) => found,
             Err(cause) => {
                 tracing::error!(cause, "the repository can't be read after the agent");
@@ -143,6 +149,7 @@ impl Work {
                 return None;
             }
         };
+        self.keep_patch(repository, initial, &head, limits).await;
         if let Some((push, commit)) = wanted_push(assigned, verdict).zip(head.commit) {
             let branch = push.branch.clone();
             match repository.push(commit, push, limits.git).await {
@@ -159,6 +166,35 @@ impl Work {
             }
         }
         Some(changes)
+    }
+
+    /// Journals what changed as a patch, before a push that may take long. A seal that starts over says
+    /// it once more; a disk that takes nothing keeps its last room for the seal.
+    async fn keep_patch(
+        &self,
+        repository: &Repository,
+        initial: Option<String>,
+        head: &Head,
+        limits: Limits,
+    ) {
+        let is_unwritable = self.journal.read(is_unwritable);
+        let patch = if is_unwritable {
+            Err("the volume takes nothing more".to_owned())
+        } else {
+            let made = repository.patch(initial.clone(), head.clone(), limits.patch);
+            made.await
+        };
+        let patch = patch.unwrap_or_else(|cause| {
+            tracing::warn!(cause, "the run's patch can't be made");
+            Patch {
+                initial_commit: initial,
+                final_commit: head.commit.clone(),
+                committed: PatchText::unknown(cause.clone()),
+                uncommitted: PatchText::unknown(cause),
+            }
+        });
+        self.journal
+            .append(|_| Draft::event(EventBody::Patch(Box::new(patch))));
     }
 
     /// Waits until the server has everything of this run, but no longer than that.

@@ -83,6 +83,26 @@ impl Clone {
         Ok(counts)
     }
 
+    /// The tree that `git apply` makes of a commit's.
+    pub(crate) async fn applied(&self, commit: &str, patch: &[u8]) -> Result<String> {
+        let index = self.folder.path().join("index");
+        let file = self.folder.path().join("run.patch");
+        std::fs::write(&file, patch)?;
+        let file = file.to_str().context("a path that is no text")?;
+        let mut said = String::new();
+        for arguments in [
+            &["read-tree", commit][..],
+            &["apply", "--cached", file],
+            &["write-tree"],
+        ] {
+            let mut command = git(self.folder.path());
+            command.env("GIT_INDEX_FILE", &index);
+            command.args(["-C", "repository.git"]).args(arguments);
+            said = sh::run(&mut command, None, Duration::from_secs(60)).await?;
+        }
+        Ok(said.trim().to_owned())
+    }
+
     /// Text of a file at a commit.
     pub(crate) async fn show(&self, commit: &str, path: &str) -> Result<String> {
         self.git(&["show", &format!("{commit}:{path}")])

@@ -39,9 +39,20 @@ pub(crate) async fn a_run_completes_pushes_and_every_figure_agrees_with_its_sour
     );
 
     let books = Books::undisturbed(&run, status).await?;
-    books
-        .changes_are_gits(&git::Clone::of(&case.world).await?)
-        .await?;
+    let clone = git::Clone::of(&case.world).await?;
+    books.changes_are_gits(&clone).await?;
+    let (row, patch) = (
+        &books.row,
+        ledger::patch(&case.world.ledger, run.id()).await?,
+    );
+    let (from, to) = (&row.initial_commit_hash, &row.final_commit_hash);
+    let (from, to) = from.as_ref().zip(to.as_ref()).context("no commits")?;
+    let applied = clone.applied(from, &patch).await?;
+    ensure!(
+        applied == clone.git(&["rev-parse", &format!("{to}^{{tree}}")]).await?,
+        "the patch makes the tree {applied}: {}",
+        String::from_utf8_lossy(&patch)
+    );
     let git = books.status.git.clone().context("no git")?;
     ensure!(
         (git.commits, git.files) == (2, 1),

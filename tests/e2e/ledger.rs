@@ -74,6 +74,17 @@ pub(crate) async fn events(pool: &PgPool, run: Uuid) -> Result<Vec<EventRow>> {
     Ok(sqlx::query_as(sql).bind(run).fetch_all(pool).await?)
 }
 
+/// What the run committed, as the patch that is kept of it.
+pub(crate) async fn patch(pool: &PgPool, run: Uuid) -> Result<Vec<u8>> {
+    let sql =
+        "SELECT patch FROM run_patches WHERE run_id = $1 AND part = 'committed' AND NOT truncated";
+    sqlx::query_scalar(sql)
+        .bind(run)
+        .fetch_optional(pool)
+        .await?
+        .with_context(|| format!("the ledger has no whole patch of run {run}"))
+}
+
 /// The run's messages, in the order in which they were said.
 pub(crate) async fn messages(pool: &PgPool, run: Uuid) -> Result<Vec<MessageRow>> {
     let sql = "SELECT id, role, message_type, text_content, tool_calls, tool_outputs FROM messages \

@@ -382,6 +382,7 @@ impl Playground {
                 &numstat_by_us(&report.committed),
                 &numstat_of(self.path(), &[&since, &head]),
             )?;
+            crate::patches::compare(self.path(), &since, &head)?;
         }
         let uncommitted = report
             .uncommitted

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
-use runledger::git;
+use runledger::git::{self, Limits};
 
 use crate::dice::Dice;
 use crate::lab::{self, Lab, commit, write};
@@ -191,8 +191,10 @@ fn no_damage_makes_anything_hang_or_panic() {
             if let Ok(head) = git::take_over(&case.place) {
                 taken += 1;
                 let _ = git::changes(&case.place, &url, Some(&initial), &head);
+                let _ = git::patch(&case.place, Some(&initial), &head, Limits::NONE);
             }
             let _ = git::inspect(case.work(), &initial);
+            let _ = git::inspect_patch(case.work(), &initial, Limits::NONE);
         });
         assert_eq!(
             lab::files_with(&case.place.trusted, CANARY),

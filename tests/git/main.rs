@@ -15,6 +15,7 @@ mod histories;
 mod kills;
 mod lab;
 mod nginx;
+mod patches;
 mod planted;
 mod remotes;
 mod reuse;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
 use runledger::api::repository::OnReuse;
-use runledger::git::{self, Access, Wanted};
+use runledger::git::{self, Access, Limits, Wanted};
 use uuid::Uuid;
 
 use crate::fuzz::copy;
@@ -390,10 +390,12 @@ fn every_step(lab: &Lab, wanted: &Wanted, initial: &str, branch: &str) -> Result
     let delivered = git::take_over(&lab.place).and_then(|head| {
         let changes = git::changes(&lab.place, url, Some(initial), &head)?;
         assert_eq!(changes.repository, url.as_str());
+        git::patch(&lab.place, Some(initial), &head, Limits::NONE)?;
         let commit = head.commit.unwrap_or_default();
         git::push(&lab.place, url, &commit, branch, &Access::default())
     });
     let _ = git::inspect(lab.work(), initial);
+    let _ = git::inspect_patch(lab.work(), initial, Limits::NONE);
     let again = lab.try_wanted(wanted, &Access::default());
     // One more, which finds no `.git` and makes it anew from what was taken over.
     let git = lab.work().join(".git");

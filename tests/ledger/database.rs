@@ -135,6 +135,7 @@ impl Database {
             ("run_model_usage", "run_id, attempt, model"),
             ("run_tools", "run_id, tool"),
             ("run_labels", "run_id, key"),
+            ("run_patches", "run_id, part"),
         ] {
             let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
                 "SELECT jsonb_pretty(to_jsonb(t) - 'updated_at' - 'received_at'

@@ -122,6 +122,8 @@ async fn fill(pool: &PgPool, from: usize, to: usize) {
          INSERT INTO run_tools SELECT {run}, 'Bash', 1, now() FROM generate_series({from}, {to} - 1, 10) AS n;
          INSERT INTO run_model_usage
          SELECT {run}, 1, 'm', 1, 1, 1, 1, 1, 0, 1, 1, now() FROM generate_series({from}, {to} - 1, 10) AS n;
+         INSERT INTO run_patches (run_id, part, attempt, sequence, at, patch, files, binary_files, left_out)
+         SELECT {run}, 'committed', 1, 1, now(), 'x', 1, 0, 0 FROM generate_series({from}, {to} - 1, 10) AS n;
          INSERT INTO audit (actor, action, allowed, namespace, run_id)
          SELECT 'ann', 'kill', true, 'n' || n % 100, {run} FROM generate_series({from}, {to} - 1, 10) AS n;",
         id_of_user = id("n % 100", "7"),
@@ -258,6 +260,8 @@ async fn ask(ledger: &Ledger, plans: &Plans, rows: u64) -> Vec<(&'static str, St
     keep("status of a run");
     ledger.run_diff(run).await.unwrap().unwrap();
     keep("changes of a run");
+    ledger.run_patch(run).await.unwrap();
+    keep("patch of a run");
     ledger.conversation(session, None, 100).await.unwrap();
     keep("a long conversation's end");
     let before = MessageKey {

@@ -130,6 +130,24 @@ async fn a_partition_with_events_of_an_unfinished_run_is_never_dropped() {
 }
 
 #[tokio::test]
+async fn patches_can_go_before_their_runs_but_not_those_of_unfinished_ones() {
+    let db = three_runs().await;
+    let left =
+        "SELECT string_agg(DISTINCT ltrim(right(run_id::text, 4), '0'), ' ') FROM run_patches";
+    assert_eq!(
+        prune(&db, 15, "--patches 10 --dry-run").await,
+        "run_patches: 2 rows from before 2026-09-26 would be deleted\n"
+    );
+    assert_eq!(db.one(left).await.unwrap(), "1 2 3");
+    prune(&db, 15, "--patches 10").await;
+    assert_eq!(db.one(left).await.unwrap(), "2 3");
+    assert_eq!(
+        db.one("SELECT count(*) FROM workflow_runs").await.unwrap(),
+        "3"
+    );
+}
+
+#[tokio::test]
 async fn events_are_kept_to_the_day() {
     let db = three_runs().await;
     assert_eq!(

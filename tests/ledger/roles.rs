@@ -137,10 +137,16 @@ async fn controller_and_server_work_under_roles_that_own_nothing_and_no_more() {
         prune.drop_partition(&partition).await.unwrap();
     }
     let mut gone = Vec::new();
-    for table in [Table::Messages, Table::Runs, Table::Sessions, Table::Audit] {
+    for table in [
+        Table::Messages,
+        Table::Patches,
+        Table::Runs,
+        Table::Sessions,
+        Table::Audit,
+    ] {
         gone.push(prune.delete_old(table, later).await.unwrap());
     }
-    assert_eq!(gone, [4, 1, 1, 2]);
+    assert_eq!(gone, [4, 2, 1, 1, 2]);
     let left = "SELECT concat_ws(' ', (SELECT count(*) FROM run_events), (SELECT count(*) FROM run_attempts),
         (SELECT sum(runs) FROM run_rollups_live WHERE NOT by_model))";
     assert_eq!(db.one(left).await.unwrap(), "0 0 1");

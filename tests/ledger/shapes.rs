@@ -5,6 +5,7 @@ use runledger::api::run::Phase;
 use runledger::ids;
 use runledger::ledger::Target;
 use runledger::ledger::records::RunRecord;
+use runledger::wire::patch::{Patch, PatchText};
 use runledger::wire::{
     Batch, Changes, Event, EventBody, Message, MessageKind, Outcome, Role, Source, Termination,
     Tokens, Usage,
@@ -104,6 +105,22 @@ pub(crate) fn changes() -> Changes {
     }
 }
 
+/// What an attempt changed.
+pub(crate) fn patch(attempt: u32) -> Patch {
+    let text = |text: &str| PatchText {
+        text: format!("{text} in attempt {attempt}\n").into_bytes(),
+        files: 1,
+        size: Some(20),
+        ..PatchText::default()
+    };
+    Patch {
+        initial_commit: Some("a".repeat(40)),
+        final_commit: Some("b".repeat(40)),
+        committed: text("committed"),
+        uncommitted: text("left"),
+    }
+}
+
 /// What an attempt has used after so many requests.
 pub(crate) fn usage(requests: u32) -> Usage {
     let n = u64::from(requests);
@@ -170,6 +187,7 @@ pub(crate) fn events(attempt: u32, requests: u32) -> Vec<Event> {
         session_cost_micro_usd: 16_280 * u64::from(requests),
         usage: usage(requests),
     });
+    bodies.push(EventBody::Patch(Box::new(patch(attempt))));
     bodies.push(EventBody::Sealed(Termination {
         outcome: Outcome::Completed,
         reason: "Completed".to_owned(),

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use runledger::names::reasons;
 use runledger::pod::{PushAssignment, RepositoryAssignment};
-use runledger::wire::{Outcome, Termination};
+use runledger::wire::patch::PatchText;
+use runledger::wire::{EventBody, Outcome, Termination};
 
 use crate::git_server::{Manner, PASSWORD, Server, USER};
 use crate::harness::{Pod, World, claude, eventually, shell_cli};
@@ -129,6 +130,22 @@ async fn a_run_that_is_done_is_pushed_and_counted_as_git_counts() {
         "Claude"
     );
     assert!(pod.root.join("workspace/rest.txt").exists());
+
+    let events = world.server.events(pod.assignment.run_id, 1);
+    let patches = events.iter().filter_map(|event| match &event.body {
+        EventBody::Patch(patch) => Some(patch),
+        _ => None,
+    });
+    let patches: Vec<_> = patches.collect();
+    assert_eq!(patches.len(), 1, "{events:#?}");
+    let text = |part: &PatchText| String::from_utf8(part.text.clone()).unwrap();
+    let gits = remote.bare(&["diff", "-M", "--full-index", "trunk", "work/one"]);
+    assert_eq!(text(&patches[0].committed), gits + "\n");
+    let left = text(&patches[0].uncommitted);
+    assert!(
+        left.ends_with("+++ b/rest.txt\n@@ -0,0 +1 @@\n+rest\n"),
+        "{left}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,6 +197,38 @@ async fn work_that_cannot_be_pushed_fails_the_run_and_stays_in_the_workspace() {
     assert_eq!(changes.undelivered.as_deref(), Some(reasons::PUSH_CONFLICT));
     let head = git(&pod.root.join("workspace"), &["rev-parse", "HEAD"]);
     assert_eq!(changes.final_commit, head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_git_dir_that_the_agent_deleted_or_broke_is_the_reason_that_the_run_ends_with() {
+    for damage in ["rm -rf .git", "echo nonsense > .git/HEAD"] {
+        let world = World::new("turns: []").await;
+        let remote = Remote::new();
+        let folder = tempfile::tempdir().unwrap();
+        let script = SHELL.replace("touch ../done", &format!("{damage}; touch ../done"));
+        let mut pod = Pod::new(&world, "x", shell_cli(folder.path(), &script));
+        remote.give_to(&mut pod, false);
+        pod.write("go", "");
+        pod.start().await;
+        let (code, termination) = pod.finish().await;
+        assert_eq!(
+            (code, termination.outcome),
+            (Some(1), Outcome::Failed),
+            "{damage}"
+        );
+        assert_eq!(termination.reason, reasons::CHECKOUT_FAILED, "{damage}");
+        let sentence = "What the agent left in the repository can't be read: ";
+        assert!(
+            termination.message.starts_with(sentence),
+            "{damage}: {}",
+            termination.message
+        );
+        let events = world.server.events(pod.assignment.run_id, 1);
+        assert!(
+            matches!(events.last().unwrap().body, EventBody::Sealed(_)),
+            "{damage}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,9 +14,9 @@ use super::{Partition, Table};
 #[command(after_help = "\
 Ages are whole days, and what is named no age for is kept. Nothing of an unfinished run is removed, nor
 are users, agents, workspaces and prices, nor messages and sessions that are not Runledger's. Runs go
-with their attempts, labels and usage; what they came to stays in `runledger report`. It can be stopped
-at any time and run again, while Runledger works. It needs the rights of the tables' owner, or those that
-`runledger migrate --prune-role` gives.
+with their attempts, labels, usage and patches; what they came to stays in `runledger report`. It can be
+stopped at any time and run again, while Runledger works. It needs the rights of the tables' owner, or
+those that `runledger migrate --prune-role` gives.
 
 Examples:
   runledger prune --events 30 --dry-run
@@ -40,6 +40,9 @@ pub struct Ages {
     /// Messages of that age, but of sessions in which a run is under way.
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
     messages: Option<u16>,
+    /// Patches of runs that ended so long ago; each run's figures and list of files stay.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    patches: Option<u16>,
     /// Runs that were created and ended so long ago; needs --events of no more days.
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..), requires = "events")]
     runs: Option<u16>,
@@ -87,6 +90,7 @@ pub async fn run_to(
     // What refers to others goes first.
     let tables = [
         (Table::Messages, ages.messages),
+        (Table::Patches, ages.patches),
         (Table::Runs, ages.runs),
         (Table::Sessions, ages.sessions),
         (Table::Audit, ages.audit),

@@ -35,6 +35,8 @@ pub struct Partition {
 pub enum Table {
     /// Messages of our sessions, but for those in which a run is under way.
     Messages,
+    /// Patches that were made before the day, but for those of unfinished runs.
+    Patches,
     /// Runs that were created and ended before the day, with their attempts, labels and usage.
     Runs,
     /// Our sessions that were not touched since, of which neither runs, messages nor branches are left.
@@ -84,6 +86,13 @@ macro_rules! of_each {
                                  WHERE r.session_id = t.session_id AND r.status IN ('pending', 'running'))",
                 $before $(, $from, $to)?
             ),
+            Table::Patches => rows!(
+                $what, $do, "run_patches",
+                "t.at < $1::date::timestamp AT TIME ZONE 'UTC'
+                 AND NOT EXISTS (SELECT FROM workflow_runs r
+                                 WHERE r.id = t.run_id AND r.status IN ('pending', 'running'))",
+                $before $(, $from, $to)?
+            ),
             Table::Runs => rows!(
                 $what, $do, "workflow_runs",
                 "t.created_at < $1::date::timestamp AT TIME ZONE 'UTC'
@@ -112,6 +121,7 @@ impl Table {
     pub fn name(self) -> &'static str {
         match self {
             Self::Messages => "messages",
+            Self::Patches => "run_patches",
             Self::Runs => "workflow_runs",
             Self::Sessions => "sessions",
             Self::Audit => "audit",

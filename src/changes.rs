@@ -1,14 +1,20 @@
-//! `runledger changes`: what changed in a repository on disk, for whoever wants to hold it against git.
+//! `runledger changes`: what changed in a repository on disk, or what a run changed according to the
+//! ledger, for whoever wants to hold it against git or can't come back for the volume.
 
 use std::fmt::Write;
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use uuid::Uuid;
 
+use crate::git;
+use crate::ledger::connection::Connection;
+use crate::ledger::{self, Ledger};
 use crate::report::{FileLine, Kind, Lines, PathName, Report};
+use crate::wire::patch::Patch;
 
-/// Say what changed in a repository since a commit, counted as git counts.
+/// Say what changed in a repository since a commit, or what a run changed.
 ///
 /// Commits are those of `git rev-list COMMIT..HEAD`, files and lines those of
 /// `git diff --numstat -M COMMIT HEAD`; what is not committed is told apart: staged, unstaged,
@@ -16,19 +22,38 @@ use crate::report::{FileLine, Kind, Lines, PathName, Report};
 /// hostile: nothing of its configuration is read and nothing in it is run.
 #[derive(Debug, Parser)]
 #[command(after_help = "\
+A patch is for `git apply`, upon COMMIT, or upon HEAD with --uncommitted. Binary files that came or
+changed, and in the ledger whatever goes beyond 1 MiB, are named at its head instead.
+
 Examples:
   runledger changes --since HEAD~3
-  runledger changes /srv/clone --since v1.2.0 -o json | jq .files_changed")]
+  runledger changes /srv/clone --since v1.2.0 -o json | jq .files_changed
+  runledger changes --run team-a/fix-parser                 as the ledger has it
+  runledger changes --run team-a/fix-parser -o patch | git apply --index")]
 pub struct Args {
     /// A folder of the repository.
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", conflicts_with = "run")]
     path: PathBuf,
     /// Where to count from: a commit's name or its beginning, a branch, a tag, HEAD~2.
-    #[arg(long, value_name = "COMMIT")]
-    since: String,
+    #[arg(
+        long,
+        value_name = "COMMIT",
+        required_unless_present = "run",
+        conflicts_with = "run"
+    )]
+    since: Option<String>,
+    /// A run of the ledger, by its name (the latest of that name; namespace `default` where none is
+    /// given) or its uid.
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    run: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// With `-o patch`: what was left uncommitted, in the place of what is committed.
+    #[arg(long)]
+    uncommitted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,34 +62,105 @@ enum Output {
     Text,
     /// For programs: files_changed, added_lines, removed_lines, commits, files, uncommitted, …
     Json,
+    /// The change itself, for `git apply`.
+    Patch,
 }
 
 /// Why nothing could be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What was asked for makes no sense, or is not there.
+    #[error("{0}")]
+    Asked(String),
     /// The repository can't be read.
     #[error("the changes can't be told")]
-    Git(#[source] super::Error),
+    Git(#[source] git::Error),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
     /// The report can't be written out.
     #[error("the report can't be printed")]
     Print(#[source] std::io::Error),
 }
 
 /// Prints the report.
-pub fn run(args: &Args) -> Result<(), Error> {
-    let report = super::inspect(&args.path, &args.since).map_err(Error::Git)?;
-    let text = match args.output {
-        Output::Text => text(&report),
-        Output::Json => {
-            let json = serde_json::to_string_pretty(&report);
-            json.map_err(|e| Error::Print(e.into()))? + "\n"
-        }
-    };
-    match std::io::stdout().write_all(text.as_bytes()) {
+pub async fn run(args: Args) -> Result<(), Error> {
+    match std::io::stdout().write_all(&answer(&args).await?) {
         // Whoever reads has had enough.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         done => done.map_err(Error::Print),
     }
+}
+
+/// What is printed.
+pub async fn answer(args: &Args) -> Result<Vec<u8>, Error> {
+    if args.uncommitted && args.output != Output::Patch {
+        return Err(Error::Asked("--uncommitted goes with -o patch".to_owned()));
+    }
+    if let Some(run) = &args.run {
+        let ledger = args.connection.ledger().await?;
+        let told = of_run(&ledger, run, args).await;
+        ledger.close().await;
+        return told;
+    }
+    let since = args.since.as_deref().unwrap_or_default();
+    if args.output == Output::Patch {
+        let patch = git::inspect_patch(&args.path, since, git::Limits::NONE);
+        return part(patch.map_err(Error::Git)?, args.uncommitted);
+    }
+    let report = git::inspect(&args.path, since).map_err(Error::Git)?;
+    match args.output {
+        Output::Json => json(&report),
+        Output::Text | Output::Patch => Ok(text(&report).into_bytes()),
+    }
+}
+
+/// A run's report or patch, as it was kept at its end.
+async fn of_run(ledger: &Ledger, run: &str, args: &Args) -> Result<Vec<u8>, Error> {
+    let missing = |what: &str| Error::Asked(format!("the ledger has no {what} {run}"));
+    let id = match Uuid::parse_str(run) {
+        Ok(id) => Some(id),
+        Err(_) => {
+            let (namespace, name) = run.split_once('/').unwrap_or(("default", run));
+            ledger.run_named(namespace, name).await?
+        }
+    };
+    let id = id.ok_or_else(|| missing("run"))?;
+    if args.output == Output::Patch {
+        let patch = ledger.run_patch(id).await?;
+        return part(
+            patch.ok_or_else(|| missing("patch of run"))?,
+            args.uncommitted,
+        );
+    }
+    let diff = ledger.run_diff(id).await?.ok_or_else(|| missing("run"))?;
+    let no_report = || missing("report of changes of run");
+    if diff.stats.get("files_changed").is_none() {
+        return Err(no_report());
+    }
+    match args.output {
+        Output::Json => json(&diff.stats),
+        Output::Text | Output::Patch => {
+            let report = serde_json::from_value(diff.stats).map_err(|_| no_report())?;
+            Ok(text(&report).into_bytes())
+        }
+    }
+}
+
+fn part(patch: Patch, uncommitted: bool) -> Result<Vec<u8>, Error> {
+    let part = match uncommitted {
+        true => patch.uncommitted,
+        false => patch.committed,
+    };
+    match part.unknown {
+        Some(why) => Err(Error::Asked(format!("there is no patch: {why}"))),
+        None => Ok(part.text),
+    }
+}
+
+fn json(report: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    let json = serde_json::to_string_pretty(report);
+    Ok((json.map_err(|e| Error::Print(e.into()))? + "\n").into_bytes())
 }
 
 fn text(report: &Report) -> String {
