@@ -296,6 +296,14 @@ async fn reach(
     }
 }
 
+/// Refuses a server that lacks what the schema is made of.
+fn new_enough(number: i32, version: String) -> Result<(), Error> {
+    if number < OLDEST * 10_000 {
+        return Err(Error::TooOld(version));
+    }
+    Ok(())
+}
+
 async fn check(connection: &mut PgConnection) -> Result<(), Error> {
     let row = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::int AS "number!",
@@ -308,9 +316,7 @@ async fn check(connection: &mut PgConnection) -> Result<(), Error> {
     .fetch_one(connection)
     .await
     .map_err(Error::Database)?;
-    if row.number < OLDEST * 10_000 {
-        return Err(Error::TooOld(row.version));
-    }
+    new_enough(row.number, row.version)?;
     match (row.schema, row.may_create) {
         (Some(_), Some(true)) => Ok(()),
         (Some(schema), _) => Err(Error::NoRights(format!(
@@ -371,6 +377,16 @@ mod tests {
             files,
             "touch src/ledger/migrate.rs and build again"
         );
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_is_told_which_would_do() {
+        let error = new_enough(130_022, "13.22 (Debian)".to_owned()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Postgres 13.22 (Debian) is too old: 14 or newer is needed"
+        );
+        assert!(new_enough(140_000, "14.0".to_owned()).is_ok());
     }
 
     #[tokio::test]
