@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use runledger::api::repository::OnReuse;
 use runledger::git::{self, Access, Place, Wanted};
 use url::Url;
+use uuid::Uuid;
 
 use crate::dice::Dice;
 use crate::lab::*;
@@ -37,6 +39,15 @@ fn child() {
     match words[0] {
         "checkout" => {
             let (wanted, stop) = (Wanted::new(url), AtomicBool::new(false));
+            git::checkout(&place, &wanted, &Access::default(), &stop).unwrap();
+        }
+        "reset" => {
+            let wanted = Wanted {
+                run: words[3].parse().unwrap(),
+                on_reuse: OnReuse::Reset,
+                ..Wanted::new(url)
+            };
+            let stop = AtomicBool::new(false);
             git::checkout(&place, &wanted, &Access::default(), &stop).unwrap();
         }
         "deliver" => {
@@ -164,6 +175,59 @@ fn a_supervisor_killed_in_mid_delivery_leaves_what_the_next_can_deliver() {
         }
         next_run(&lab, &remote, &url, &branch);
     }
+}
+
+#[test]
+fn a_supervisor_killed_in_mid_reset_loses_nothing_and_the_next_ends_it() {
+    let mut dice = Dice::from_environment();
+    let (remote, _server, url) = remote();
+    let clone = remote.path("clone-project.git");
+    let lab = Lab::new();
+    lab.checkout(&url);
+    let mut whole = FOREVER;
+    for round in 0..5u32 {
+        for n in 0..40 {
+            write(
+                &clone,
+                &format!("d{}/{n}", n % 9),
+                format!("{round}\n").repeat(n),
+            );
+            write(
+                lab.work(),
+                &format!("d{}/{n}", n % 7),
+                format!("mine {round}\n"),
+            );
+        }
+        let theirs = commit(&clone, "Theirs");
+        git(&clone, &["push", "-q", "origin", "HEAD:trunk"]);
+        let mine = commit(lab.work(), "Mine");
+        write(lab.work(), "uncommitted", format!("{round}\n"));
+        // None is that of the first checkout.
+        let run = Uuid::from_u128(u128::from(round) + 1);
+        let name = run.to_string();
+        let words = ["reset", url.as_str(), name.as_str()];
+        if round == 0 {
+            whole = part(&lab, words, FOREVER);
+        } else {
+            for _ in 0..3 {
+                part(&lab, words, moment(&mut dice, whole));
+            }
+            part(&lab, words, FOREVER);
+        }
+        assert_eq!(git(lab.work(), &["rev-parse", "HEAD"]), theirs);
+        assert_eq!(git(lab.work(), &["status", "--porcelain"]), "");
+        // What it would have lost is all behind one name, as the agent's git sees it.
+        let backup = format!("refs/runledger/backup/{run}");
+        git(lab.work(), &["merge-base", "--is-ancestor", &mine, &backup]);
+        let untracked = git(lab.work(), &["show", &format!("{backup}^3:uncommitted")]);
+        assert_eq!(untracked, round.to_string());
+        git(lab.work(), &["fsck", "--strict"]);
+        git(
+            &lab.place.trusted.join("repository.git"),
+            &["fsck", "--strict"],
+        );
+    }
+    next_run(&lab, &remote, &url, "after-resets");
 }
 
 #[test]
