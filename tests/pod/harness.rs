@@ -266,11 +266,15 @@ impl Pod {
         }
     }
 
-    /// kill -9.
+    /// kill -9. In a pod the kernel ends every process of the container with its first one; here that is on us.
     pub(crate) fn kill_agent(&mut self) {
         if let Some(mut child) = self.agent.take() {
+            let below = descendants(child.id());
             let _ = child.kill();
             let _ = child.wait();
+            for pid in below {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
         }
     }
 
@@ -357,6 +361,30 @@ impl Drop for Pod {
         self.kill_agent();
         self.kill_supervisor();
     }
+}
+
+/// The processes that `ancestor` started, and those that they did.
+fn descendants(ancestor: u32) -> Vec<nix::unistd::Pid> {
+    let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+            Some((pid, parent.trim().parse().ok()?))
+        })
+        .collect();
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        found.extend(children.map(|(pid, _)| *pid));
+        next += 1;
+    }
+    let below = found.iter().skip(1);
+    below
+        .map(|pid| nix::unistd::Pid::from_raw(i32::try_from(*pid).unwrap()))
+        .collect()
 }
 
 fn term(child: Option<&Child>) {
