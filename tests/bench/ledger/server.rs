@@ -23,6 +23,8 @@ impl Server {
         let mut script = Command::new(root.join("tests/postgres"))
             // What a server that holds millions of rows would be given.
             .args(["-c", "shared_buffers=1GB", "-c", "max_wal_size=8GB"])
+            // As everywhere but in tests: what is committed is on the disk, for ours as for the reference.
+            .args(["-c", "fsync=on", "-c", "full_page_writes=on"])
             .args([
                 "-c",
                 "maintenance_work_mem=512MB",

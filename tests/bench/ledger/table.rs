@@ -89,7 +89,7 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "`make bench-ledger SCALE={}`: {}.\nPostgres {}, which doesn't wait for the disk; {} runs, {} messages; one client unless said otherwise.\n",
+            "`make bench-ledger SCALE={}`: {}.\nPostgres {}, which waits for the disk at each commit; {} runs, {} messages; one client unless said otherwise.\n",
             self.size.scale, self.machine, self.postgres, self.size.runs, self.size.messages
         )?;
         writeln!(f, "| | reach | measured (p50 / p99) | reference | ratio |")?;
