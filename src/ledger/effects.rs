@@ -2,17 +2,20 @@
 //! a set of newly stored events changes. Every change is either a greater figure, a word that is
 //! filled in once, or the word of the highest sequence: so neither order nor repetition matters.
 
+mod message;
+
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
-use uuid::Uuid;
+use serde_json::{Value, json};
 
+pub(super) use self::message::MessageRow;
+use self::message::message_row;
 use super::Error;
 use super::clean;
 use super::figures::{self, Figures, MAX_ATTEMPT, figure};
 use super::patches::{self, PatchRow};
-use crate::wire::{Batch, Event, EventBody, MAX_BATCH_EVENTS, Message, MessageKind, Role, Source};
+use crate::wire::{Batch, Event, EventBody, MAX_BATCH_EVENTS};
 
 /// A batch that can be stored, as rows.
 #[derive(Debug)]
@@ -69,21 +72,6 @@ pub(super) struct RequestRow {
     pub(super) cache_creation: i64,
     pub(super) estimated: bool,
     pub(super) milliseconds: i64,
-}
-
-/// A row of `messages`.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct MessageRow {
-    pub(super) id: Uuid,
-    pub(super) role: &'static str,
-    pub(super) kind: &'static str,
-    pub(super) text: String,
-    pub(super) raw_payload: Value,
-    pub(super) tool_calls: Value,
-    pub(super) tool_outputs: Value,
-    pub(super) usage: Value,
-    /// Names of the tools that it calls, for `run_tools`.
-    pub(super) tools: Vec<String>,
 }
 
 /// What newly stored events change in their attempt's row.
@@ -327,77 +315,12 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
     })
 }
 
-/// A message as its row.
-fn message_row(message: &Message, attempt: i32) -> Result<MessageRow, &'static str> {
-    let mut raw_payload = Map::new();
-    raw_payload.insert("source".to_owned(), json!(source(message.source)));
-    raw_payload.insert("attempt".to_owned(), json!(attempt));
-    if let Some(model) = name("its model", message.model.as_deref(), figures::MAX_NAME)? {
-        raw_payload.insert("model".to_owned(), json!(model));
-    }
-    let (text, mut altered) = clean::text(&message.text);
-    let mut tool_calls = Value::Array(message.tool_calls.clone());
-    let mut tool_outputs = Value::Array(message.tool_outputs.clone());
-    altered |= clean::value(&mut tool_calls);
-    altered |= clean::value(&mut tool_outputs);
-    if altered {
-        raw_payload.insert("altered".to_owned(), json!(true));
-    }
-    let usage = match message.tokens {
-        Some(tokens) => {
-            Figures::of(&crate::wire::Usage {
-                tokens,
-                ..Default::default()
-            })?;
-            json!({
-                "input_tokens": tokens.input,
-                "output_tokens": tokens.output,
-                "cache_read_input_tokens": tokens.cache_read,
-                "cache_creation_input_tokens": tokens.cache_creation,
-            })
-        }
-        None => json!({}),
-    };
-    let tools = message
-        .tool_calls
-        .iter()
-        .filter_map(|call| call["name"].as_str())
-        .map(|tool| clean::cut(&clean::text(tool).0, LONGEST_TOOL))
-        .collect();
-    Ok(MessageRow {
-        id: message.id,
-        tools,
-        role: match message.role {
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        },
-        kind: match message.kind {
-            MessageKind::WorkflowStart => WORKFLOW_START,
-            MessageKind::Assistant => "assistant",
-            MessageKind::ToolResult => "tool_result",
-        },
-        text,
-        raw_payload: Value::Object(raw_payload),
-        tool_calls,
-        tool_outputs,
-        usage,
-    })
-}
-
 /// Model of a request that none answered.
 pub(super) const UNKNOWN_MODEL: &str = "unknown";
 /// Longest name of a tool, or version, in characters.
 const LONGEST_TOOL: usize = 200;
 /// `message_type` of the task.
 pub(super) const WORKFLOW_START: &str = "workflow_start";
-
-fn source(source: Source) -> &'static str {
-    match source {
-        Source::Supervisor => "supervisor",
-        Source::Meter => "meter",
-        Source::Agent => "agent",
-    }
-}
 
 /// A text for a bounded column, or its name where it is longer.
 fn name(
@@ -418,92 +341,4 @@ fn refused(sentence: String) -> Error {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-mod tests {
-    use super::*;
-    use crate::wire::{Tokens, Usage};
-
-    fn batch(events: Vec<Event>) -> Batch {
-        Batch {
-            run_id: Uuid::nil(),
-            attempt: 1,
-            session_id: Uuid::nil(),
-            session_name: "s".to_owned(),
-            events,
-        }
-    }
-
-    fn ended(sequence: u64, input: u64, model: &str) -> Event {
-        Event {
-            sequence,
-            at: Timestamp::UNIX_EPOCH,
-            body: EventBody::RequestEnded {
-                request: sequence,
-                status: Some(200),
-                model: Some(model.to_owned()),
-                message_id: None,
-                tokens: Tokens::default(),
-                estimated: false,
-                milliseconds: 1,
-                usage: Usage {
-                    tokens: Tokens {
-                        input,
-                        ..Tokens::default()
-                    },
-                    ..Usage::default()
-                },
-            },
-        }
-    }
-
-    #[test]
-    fn only_new_events_have_effects_and_the_last_model_counts() {
-        let stored = Stored::of(&batch(vec![
-            ended(1, 5, "a"),
-            ended(2, 9, "b"),
-            ended(4, 7, "c"),
-        ]))
-        .unwrap();
-        let change = stored.change(&[1, 2]);
-        assert_eq!(
-            (change.figures.input, change.model),
-            (9, Some((2, "b".to_owned())))
-        );
-        assert_eq!(stored.change(&[]), AttemptChange::default());
-    }
-
-    #[test]
-    fn sequences_that_do_not_rise_are_refused() {
-        for sequences in [[2, 2], [2, 1], [0, 1]] {
-            let events = sequences.map(|sequence| ended(sequence, 1, "m")).to_vec();
-            assert!(
-                matches!(Stored::of(&batch(events)), Err(Error::Refused(_))),
-                "{sequences:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_number_that_cannot_be_true_is_refused_with_its_name() {
-        let error = Stored::of(&batch(vec![ended(1, u64::MAX, "m")])).unwrap_err();
-        assert_eq!(error.to_string(), "event 1: input tokens can't be true");
-    }
-
-    #[test]
-    fn a_message_with_a_nul_is_marked_as_altered() {
-        let message = Message {
-            id: Uuid::nil(),
-            role: Role::Assistant,
-            kind: MessageKind::Assistant,
-            text: "a\0b".to_owned(),
-            tool_calls: vec![json!({"input": "\0"})],
-            tool_outputs: vec![],
-            model: None,
-            tokens: None,
-            source: Source::Meter,
-        };
-        let row = message_row(&message, 1).unwrap();
-        assert_eq!(row.text, "a\u{fffd}b");
-        assert_eq!(row.raw_payload["altered"], json!(true));
-        assert_eq!(row.tool_calls[0]["input"], json!("\u{fffd}"));
-    }
-}
+mod tests;
