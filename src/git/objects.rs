@@ -2,7 +2,7 @@
 //! and commits are parsed without trust, since anybody may have written them.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use git2::{ErrorCode, ObjectType, Odb, OdbObject, Oid, Repository};
 
@@ -25,8 +25,8 @@ pub(super) const TYPE: u32 = 0o170_000;
 /// The objects of a repository.
 pub(super) struct Objects<'r> {
     odb: Odb<'r>,
-    /// Where somebody else's are: loose ones are not left to libgit2 there.
-    foreign: Option<PathBuf>,
+    /// Somebody else's: loose ones are not left to libgit2 there.
+    foreign: Option<loose::Foreign>,
 }
 
 /// An object's content.
@@ -64,18 +64,16 @@ impl<'r> Objects<'r> {
             .map_err(|e| Error::local(format_args!("open {path}"), &e))?;
         Ok(Self {
             odb,
-            foreign: Some(folder.to_owned()),
+            foreign: Some(loose::Foreign::new(folder)),
         })
     }
 
     /// Kind and size of an object; nothing where it is missing.
     pub(super) fn header(&self, id: Oid) -> Result<Option<(ObjectType, u64)>, Error> {
-        if let Some(folder) = &self.foreign {
-            let own = loose::header(folder, id)
-                .map_err(|e| Error::file(format_args!("read object {id}"), &e))?;
-            if own.is_some() {
-                return Ok(own);
-            }
+        if let Some(foreign) = &self.foreign
+            && let Some(own) = foreign.header(id)?
+        {
+            return Ok(Some(own));
         }
         // git2 panics over a kind that is none, after libgit2 has returned: nothing is left half done.
         let told = panic::catch_unwind(AssertUnwindSafe(|| self.odb.read_header(id)))
@@ -168,12 +166,10 @@ impl<'r> Objects<'r> {
     }
 
     fn read(&self, id: Oid) -> Result<Stored<'_>, Error> {
-        if let Some(folder) = &self.foreign {
-            let own = loose::read(folder, id)
-                .map_err(|e| Error::file(format_args!("read object {id}"), &e))?;
-            if let Some(bytes) = own {
-                return Ok(Stored::Loose(bytes));
-            }
+        if let Some(foreign) = &self.foreign
+            && let Some(bytes) = foreign.read(id)?
+        {
+            return Ok(Stored::Loose(bytes));
         }
         self.odb
             .read(id)
