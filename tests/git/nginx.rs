@@ -169,6 +169,19 @@ impl Nginx {
         let log = std::fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
     }
+
+    /// The same, once a line begins with these words: what is asked is written down after its answer.
+    pub(crate) fn log_with(&self, beginning: &str) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let log = self.log();
+            if log.iter().any(|line| line.starts_with(beginning)) {
+                return log;
+            }
+            assert!(Instant::now() < deadline, "no {beginning}: {log:?}");
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Drop for Nginx {
