@@ -27,14 +27,17 @@ pub(super) struct Slim<K>(K);
 /// An answer of which only the metadata count.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Answer {
-    #[serde(default, deserialize_with = "meta")]
+    #[serde(default, deserialize_with = "Meta::deserialize")]
     pub metadata: ObjectMeta,
 }
 
+/// How [`ObjectMeta`] is read: a field that it gains, the compiler wants here too.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(remote = "ObjectMeta", rename_all = "camelCase")]
 struct Meta {
     name: Option<String>,
+    #[serde(skip)]
+    generate_name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,
     resource_version: Option<String>,
@@ -46,7 +49,10 @@ struct Meta {
     labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
     owner_references: Option<Vec<OwnerReference>>,
-    managed_fields: Option<Vec<Owner>>,
+    #[serde(default, deserialize_with = "owners_of_desired_state")]
+    managed_fields: Option<Vec<ManagedFieldsEntry>>,
+    #[serde(skip)]
+    self_link: Option<String>,
 }
 
 /// Of an entry of `managedFields`, what `record` asks it for.
@@ -82,47 +88,20 @@ impl Owner {
     }
 }
 
-fn meta<'de, D: Deserializer<'de>>(source: D) -> Result<ObjectMeta, D::Error> {
-    let Meta {
-        name,
-        namespace,
-        uid,
-        resource_version,
-        generation,
-        creation_timestamp,
-        deletion_timestamp,
-        deletion_grace_period_seconds,
-        finalizers,
-        labels,
-        annotations,
-        owner_references,
-        managed_fields,
-    } = Meta::deserialize(source)?;
-    let owners = managed_fields.into_iter().flatten();
+fn owners_of_desired_state<'de, D: Deserializer<'de>>(
+    source: D,
+) -> Result<Option<Vec<ManagedFieldsEntry>>, D::Error> {
+    let all = Option::<Vec<Owner>>::deserialize(source)?;
+    let owners = all.into_iter().flatten();
     let owners: Vec<_> = owners.filter_map(Owner::of_desired_state).collect();
-    Ok(ObjectMeta {
-        name,
-        namespace,
-        uid,
-        resource_version,
-        generation,
-        creation_timestamp,
-        deletion_timestamp,
-        deletion_grace_period_seconds,
-        finalizers,
-        labels,
-        annotations,
-        owner_references,
-        managed_fields: (!owners.is_empty()).then_some(owners),
-        ..ObjectMeta::default()
-    })
+    Ok((!owners.is_empty()).then_some(owners))
 }
 
 impl<'de> Deserialize<'de> for Slim<Pod> {
     fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Parts {
-            #[serde(deserialize_with = "meta")]
+            #[serde(deserialize_with = "Meta::deserialize")]
             metadata: ObjectMeta,
             status: Option<PodStatus>,
         }
@@ -139,7 +118,7 @@ impl<'de> Deserialize<'de> for Slim<WorkflowRun> {
     fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Parts {
-            #[serde(deserialize_with = "meta")]
+            #[serde(deserialize_with = "Meta::deserialize")]
             metadata: ObjectMeta,
             spec: WorkflowRunSpec,
             status: Option<WorkflowRunStatus>,
