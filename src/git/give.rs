@@ -1,13 +1,14 @@
 //! Bringing what came by a later fetch into the agent's `.git`, file by file: objects, then refs, so
 //! that no ref there names what is missing.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use git2::{Oid, Repository};
 
-use super::refs;
+use super::refs::Named;
 use super::trusted::parse_id;
 use super::volume::{Folder, Found};
 
@@ -74,9 +75,14 @@ pub(super) fn reference(git: &Folder, name: &str, id: Oid) -> io::Result<()> {
 }
 
 /// Gives tags of ours that are not there.
-pub(super) fn tags(repo: &Repository, git: &Folder, before: &[String]) -> io::Result<()> {
+pub(super) fn tags(
+    repo: &Repository,
+    git: &Folder,
+    theirs: &Named<'_>,
+    before: &HashSet<String>,
+) -> io::Result<()> {
     for (name, id) in tags_of(repo).map_err(io::Error::other)? {
-        if !before.contains(&name) && refs::commit_at(git, &name)?.is_none() {
+        if !before.contains(&name) && theirs.commit_at(&name)?.is_none() {
             reference(git, &name, id)?;
         }
     }

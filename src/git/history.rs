@@ -45,15 +45,7 @@ pub(super) fn between(
     if initial == Some(last) {
         return Ok(History::default());
     }
-    let mut walk = Walk {
-        objects,
-        boundary,
-        seen: HashMap::new(),
-        queue: BinaryHeap::new(),
-        fresh: 0,
-        shallow: false,
-        initial_is_cut: false,
-    };
+    let mut walk = Walk::new(objects, boundary);
     walk.paint(last, FINAL, true)?;
     if let Some(initial) = initial {
         walk.paint(initial, INITIAL, true)?;
@@ -71,6 +63,21 @@ pub(super) fn between(
         merge_base: bases.into_iter().find(best).filter(|_| !is_ancestor),
         shallow: walk.shallow || !is_ancestor && walk.initial_is_cut,
     })
+}
+
+/// Whether a commit is one of these, or an ancestor of one: one walk for all of them.
+pub(super) fn is_reachable(objects: &Objects<'_>, id: Oid, from: &[Oid]) -> Result<bool, Error> {
+    if from.is_empty() || from.contains(&id) {
+        return Ok(!from.is_empty());
+    }
+    let boundary = Boundary::new();
+    let mut walk = Walk::new(objects, &boundary);
+    for tip in from {
+        walk.paint(*tip, FINAL, true)?;
+    }
+    walk.paint(id, INITIAL, true)?;
+    walk.run()?;
+    Ok(walk.flags(id) & FINAL != 0)
 }
 
 struct Seen {
@@ -96,7 +103,19 @@ struct Walk<'a, 'r> {
     initial_is_cut: bool,
 }
 
-impl Walk<'_, '_> {
+impl<'a, 'r> Walk<'a, 'r> {
+    fn new(objects: &'a Objects<'r>, boundary: &'a Boundary) -> Self {
+        Self {
+            objects,
+            boundary,
+            seen: HashMap::new(),
+            queue: BinaryHeap::new(),
+            fresh: 0,
+            shallow: false,
+            initial_is_cut: false,
+        }
+    }
+
     fn flags(&self, id: Oid) -> u8 {
         self.seen.get(&id).map_or(0, |seen| seen.flags)
     }

@@ -8,6 +8,7 @@ use git2::Oid;
 
 use super::history::Boundary;
 use super::objects::Objects;
+use super::refs::packed_line;
 use super::trusted::parse_id;
 use super::uncommitted::{self, Ground};
 use super::volume::{Folder, Found, read_all};
@@ -361,8 +362,8 @@ impl Refs<'_> {
     fn packed(&self, name: &str) -> Result<Option<Target>, Error> {
         let text = self.list("packed-refs")?;
         let found = text.split(|&b| b == b'\n').find_map(|line| {
-            let (id, is) = std::str::from_utf8(line).ok()?.split_once(' ')?;
-            (is.trim_end() == name).then(|| parse_id(id)).flatten()
+            let (id, is) = packed_line(line)?;
+            (is == name).then(|| parse_id(id)).flatten()
         });
         Ok(found.map(Target::Object))
     }

@@ -11,7 +11,7 @@ use super::changes::{self, Paired};
 use super::content::Content;
 use super::objects::Objects;
 use super::survey::{folders, in_tree};
-use super::tree_diff::{self, Change, Side};
+use super::tree_diff::{self, Side};
 use super::trusted::{self, commit_id};
 use super::uncommitted::{self, Ground};
 use super::{Error, Head, Place};
@@ -65,15 +65,8 @@ pub(super) fn of_workspace(
         bytes: limits.bytes.saturating_sub(committed.text.len()),
         ..limits
     };
-    let uncommitted = folders(place).and_then(|(git, work)| {
-        let ground = Ground {
-            objects: &objects,
-            git: &git,
-            common: &git,
-            work: &work,
-        };
-        of_worktree(&ground, last, rest)
-    });
+    let uncommitted = folders(place)
+        .and_then(|folders| of_worktree(&Ground::of_workspace(&objects, &folders), last, rest));
     Ok(Patch {
         initial_commit: initial.map(str::to_owned),
         final_commit: last.or(first).map(|id| id.to_string()),
@@ -106,7 +99,8 @@ pub(super) fn between(
         on_disk: None,
     };
     let own = in_tree(objects, new);
-    of_changes(&content, attributes.unwrap_or(&own), differ, limits)
+    let files = changes::pair(&content, attributes.unwrap_or(&own), differ)?;
+    Builder::new(limits).all_of(&files, &content)
 }
 
 /// Between a commit and the worktree.
@@ -120,23 +114,9 @@ pub(super) fn of_worktree(
         for (path, why) in &all.odd {
             builder.leave_out(path, why);
         }
-        builder.take_all(
-            &changes::pair(all.content, all.attributes, all.changes)?,
-            all.content,
-        )?;
-        Ok(builder.done())
+        let files = changes::pair(all.content, all.attributes, all.changes)?;
+        builder.all_of(&files, all.content)
     })
-}
-
-fn of_changes(
-    content: &Content<'_>,
-    attributes: &Attributes<'_>,
-    differ: Vec<Change>,
-    limits: Limits,
-) -> Result<PatchText, Error> {
-    let mut builder = Builder::new(limits);
-    builder.take_all(&changes::pair(content, attributes, differ)?, content)?;
-    Ok(builder.done())
 }
 
 /// A patch in the making.
@@ -162,11 +142,11 @@ impl Builder {
         }
     }
 
-    fn take_all(&mut self, files: &[Paired], content: &Content<'_>) -> Result<(), Error> {
+    fn all_of(mut self, files: &[Paired], content: &Content<'_>) -> Result<PatchText, Error> {
         for file in files {
             self.take(file, content)?;
         }
-        Ok(())
+        Ok(self.done())
     }
 
     fn take(&mut self, file: &Paired, content: &Content<'_>) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! The agent's refs, read as text: HEAD, loose and packed branches, each name checked before it is
 //! used for anything. Bounded, and blind to everything else that a `.git` may hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use git2::Oid;
@@ -82,27 +82,47 @@ pub(super) fn read(git: &Folder) -> Result<AgentRefs, Error> {
     })
 }
 
-/// The commit that any ref names itself, by its full name; nothing where it is symbolic or odd.
-pub(super) fn commit_at(git: &Folder, name: &str) -> io::Result<Option<Oid>> {
-    let (folder, last) = name.rsplit_once('/').unwrap_or(("", name));
-    if let Found::Here(folder) = git.descend(folder.as_bytes())?
-        && let Found::Here(file) = folder.file(last)?
-    {
-        let text = read_all(file, MAX_REF)?;
-        return Ok(match text.as_deref().and_then(parse) {
-            Some(Target::Commit(id)) => Some(id),
-            _ => None,
-        });
+/// Any refs of a `.git`, by their full names. Those that are packed are read once for all.
+pub(super) struct Named<'g> {
+    git: &'g Folder,
+    packed: HashMap<String, Oid>,
+}
+
+impl<'g> Named<'g> {
+    /// Those of the `.git` that is open as `git`.
+    pub(super) fn of(git: &'g Folder) -> io::Result<Self> {
+        let mut packed = HashMap::new();
+        if let Found::Here(file) = git.file("packed-refs")? {
+            let bytes = read_all(file, MAX_PACKED)?.unwrap_or_default();
+            for (id, name) in bytes.split(|&b| b == b'\n').filter_map(packed_line) {
+                if let Some(id) = parse_id(id) {
+                    packed.entry(name.to_owned()).or_insert(id);
+                }
+            }
+        }
+        Ok(Self { git, packed })
     }
-    let Found::Here(file) = git.file("packed-refs")? else {
-        return Ok(None);
-    };
-    let packed = read_all(file, MAX_PACKED)?.unwrap_or_default();
-    let mut lines = packed.split(|&b| b == b'\n');
-    Ok(lines.find_map(|line| {
-        let (id, at) = std::str::from_utf8(line).ok()?.split_once(' ')?;
-        (at.trim_end() == name).then(|| parse_id(id)).flatten()
-    }))
+
+    /// The commit that a ref names itself; nothing where it is symbolic or odd.
+    pub(super) fn commit_at(&self, name: &str) -> io::Result<Option<Oid>> {
+        let (folder, last) = name.rsplit_once('/').unwrap_or(("", name));
+        if let Found::Here(folder) = self.git.descend(folder.as_bytes())?
+            && let Found::Here(file) = folder.file(last)?
+        {
+            let text = read_all(file, MAX_REF)?;
+            return Ok(match text.as_deref().and_then(parse) {
+                Some(Target::Commit(id)) => Some(id),
+                _ => None,
+            });
+        }
+        Ok(self.packed.get(name).copied())
+    }
+}
+
+/// A line of packed-refs: what it says of an id, and the ref's name.
+pub(super) fn packed_line(line: &[u8]) -> Option<(&str, &str)> {
+    let (id, name) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    Some((id, name.trim_end()))
 }
 
 fn too_many() -> Error {
@@ -124,14 +144,8 @@ fn parse(bytes: &[u8]) -> Option<Target> {
 }
 
 fn packed(bytes: &[u8], into: &mut BTreeMap<String, Target>) -> Result<(), Error> {
-    for line in bytes.split(|&b| b == b'\n') {
-        let Some((id, name)) = std::str::from_utf8(line)
-            .ok()
-            .and_then(|l| l.split_once(' '))
-        else {
-            continue;
-        };
-        let Some(name) = name.trim_end().strip_prefix("refs/heads/") else {
+    for (id, name) in bytes.split(|&b| b == b'\n').filter_map(packed_line) {
+        let Some(name) = name.strip_prefix("refs/heads/") else {
             continue;
         };
         let Some(id) = parse_id(id).filter(|_| is_branch_name(name)) else {

@@ -2,6 +2,7 @@
 //! on to the remote's branch or is replaced by it (`repository.onReuse`). Nothing that only the
 //! workspace has is ever lost by it.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -11,15 +12,16 @@ use git2::{Oid, Repository};
 use super::backup::{self, Kept};
 use super::error::Kind;
 use super::give;
-use super::history::{self, Boundary};
+use super::history;
 use super::leftover::{self, Leftover};
 use super::objects::Objects;
 use super::record::{Moving, Record, same_repository};
+use super::refs::Named;
 use super::remote::{Fetched, Host};
 use super::trusted::{self, commit_id};
 use super::uncommitted::{self, Ground};
 use super::volume::{Folder, Found};
-use super::{CheckedOut, Error, Head, Place, Wanted, checkout, moving, notes, refs};
+use super::{CheckedOut, Error, Head, Place, Wanted, checkout, moving, notes, survey};
 use crate::api::repository::OnReuse;
 
 /// How long a run that keeps what is there waits for the remote: it needs nothing of it.
@@ -163,7 +165,7 @@ impl Reuse<'_> {
         };
         let fetched = self.host.fetch(repo, &wanted)?;
         record.tracked.clone_from(&fetched.branch);
-        let before: Vec<String> = tags.into_iter().map(|(name, _)| name).collect();
+        let before = tags.into_iter().map(|(name, _)| name).collect();
         let given = self.give(repo, record, &fetched, &known, &before);
         given.map_err(|e| Error::file("bring what was fetched to the workspace's .git", &e))?;
         Ok(fetched)
@@ -175,16 +177,17 @@ impl Reuse<'_> {
         record: &mut Record,
         fetched: &Fetched,
         known: &[(String, Oid)],
-        tags: &[String],
+        tags: &HashSet<String>,
     ) -> io::Result<()> {
         let Found::Here(git) = Folder::open(&self.place.worktree)?.folder(".git")? else {
             return Err(io::ErrorKind::NotADirectory.into());
         };
         // What came builds upon what the agent's .git had: if its refs to that are gone, the objects
         // may be, too.
+        let theirs = Named::of(&git)?;
         let mut has_all = true;
         for (name, id) in known {
-            has_all &= refs::commit_at(&git, name)? == Some(*id);
+            has_all &= theirs.commit_at(name)? == Some(*id);
         }
         let ours = self.place.git_dir().join("objects");
         let given = record.before_fetch.as_deref().filter(|_| has_all);
@@ -197,7 +200,7 @@ impl Reuse<'_> {
         {
             give::reference(&git, name, id)?;
         }
-        give::tags(repo, &git, tags)?;
+        give::tags(repo, &git, &theirs, tags)?;
         record.before_fetch = None;
         record.write(self.place).map_err(io::Error::other)
     }
@@ -236,9 +239,9 @@ impl Reuse<'_> {
         if let Some(why) = clash(repo, fetched.branch.as_deref())? {
             return stay(why);
         }
-        let (git, work) = self.folders()?;
-        let ground = ground(&objects, &git, &work);
-        match moving::unfinished(&git) {
+        let folders = survey::folders(self.place)?;
+        let ground = Ground::of_workspace(&objects, &folders);
+        match moving::unfinished(ground.git) {
             Ok(None) => {}
             Ok(Some(what)) => {
                 return stay(format!(
@@ -280,8 +283,8 @@ impl Reuse<'_> {
             return Err(Error::checkout(why));
         }
         moving::is_possible(repo, commit)?;
-        let (git, work) = self.folders()?;
-        let ground = ground(&objects, &git, &work);
+        let folders = survey::folders(self.place)?;
+        let ground = Ground::of_workspace(&objects, &folders);
         let target = leftover::files_of(&objects, commit)?;
         let left = leftover::look(&ground, &target, false)?;
         let head = self.head.commit.as_deref().map(commit_id).transpose()?;
@@ -298,7 +301,7 @@ impl Reuse<'_> {
             left: &left,
             before: self.wanted.run,
         };
-        let backup = backup::keep(repo, &objects, &work, &kept)?;
+        let backup = backup::keep(repo, &objects, ground.work, &kept)?;
         let mut notes = Vec::new();
         if let Some(name) = &backup {
             notes.push(format!(
@@ -326,19 +329,6 @@ impl Reuse<'_> {
             backup,
             notes,
         }
-    }
-
-    fn folders(&self) -> Result<(Folder, Folder), Error> {
-        super::survey::folders(self.place)
-    }
-}
-
-fn ground<'g>(objects: &'g Objects<'g>, git: &'g Folder, work: &'g Folder) -> Ground<'g> {
-    Ground {
-        objects,
-        git,
-        common: git,
-        work,
     }
 }
 
@@ -388,14 +378,12 @@ fn clash(repo: &Repository, branch: Option<&str>) -> Result<Option<String>, Erro
 
 /// What can't be told is none.
 fn is_ancestor(objects: &Objects<'_>, one: Oid, of: Oid) -> bool {
-    history::between(objects, Some(one), of, &Boundary::new())
-        .is_ok_and(|history| !history.rewritten)
+    history::is_reachable(objects, one, &[of]).unwrap_or(false)
 }
 
 /// Whether a commit is part of what the remote has, as far as that was ever fetched.
 fn is_on_remote(objects: &Objects<'_>, id: Oid, fetched: Oid, tips: &[Oid]) -> bool {
-    is_ancestor(objects, id, fetched)
-        || (tips.iter())
-            .filter(|tip| objects.find_commit(**tip).is_ok_and(|here| here.is_some()))
-            .any(|tip| is_ancestor(objects, id, *tip))
+    let is_here = |tip: &Oid| objects.find_commit(*tip).is_ok_and(|here| here.is_some());
+    let tips: Vec<Oid> = tips.iter().copied().filter(is_here).collect();
+    is_ancestor(objects, id, fetched) || history::is_reachable(objects, id, &tips).unwrap_or(false)
 }

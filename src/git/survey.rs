@@ -31,13 +31,8 @@ pub(super) fn of_workspace(
     report.repository = Some(shown(url));
     report.branch.clone_from(&head.branch);
     match folders(place) {
-        Ok((git, work)) => {
-            let ground = Ground {
-                objects: &objects,
-                git: &git,
-                common: &git,
-                work: &work,
-            };
+        Ok(folders) => {
+            let ground = Ground::of_workspace(&objects, &folders);
             add_uncommitted(&mut report, Some(&ground), last);
         }
         Err(why) => report.uncommitted_unknown = Some(why.to_string()),

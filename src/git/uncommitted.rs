@@ -37,6 +37,21 @@ pub(super) struct Ground<'g> {
     pub(super) work: &'g Folder,
 }
 
+impl<'g> Ground<'g> {
+    /// A workspace: the agent's `.git` and its worktree, with our objects.
+    pub(super) fn of_workspace(
+        objects: &'g Objects<'g>,
+        (git, work): &'g (Folder, Folder),
+    ) -> Self {
+        Self {
+            objects,
+            git,
+            common: git,
+            work,
+        }
+    }
+}
+
 /// Compares HEAD's tree, index and worktree.
 pub(super) fn look(ground: &Ground<'_>, head: Option<Oid>) -> Result<Uncommitted, Error> {
     let index = read_index(ground.git)?;

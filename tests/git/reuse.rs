@@ -116,6 +116,23 @@ fn keep_brings_the_remotes_commits_and_touches_nothing_else() {
 }
 
 #[test]
+fn a_tag_of_the_agents_stays_its_own_also_where_it_is_packed() {
+    let shared = Shared::new();
+    write(shared.work(), "mine", "1\n");
+    let mine = commit(shared.work(), "Mine");
+    git(shared.work(), &["tag", "v1"]);
+    git(shared.work(), &["pack-refs", "--all"]);
+    shared.remote_moves("theirs");
+    git(&shared.clone, &["tag", "v1"]);
+    git(&shared.clone, &["tag", "v2"]);
+    git(&shared.clone, &["push", "-q", "origin", "v1", "v2"]);
+    shared.run(1, OnReuse::Keep);
+    let tags = ["v1", "v2"].map(|tag| git(shared.work(), &["rev-parse", tag]));
+    let theirs = git(&shared.clone, &["rev-parse", "v2"]);
+    assert_eq!(tags, [mine, theirs]);
+}
+
+#[test]
 fn a_remote_that_is_away_or_has_lost_the_branch_holds_no_kept_workspace_up() {
     let shared = Shared::new();
     write(shared.work(), "mine", "1\n");
