@@ -357,9 +357,6 @@ fn cut(text: &str, longest: usize) -> String {
     if text.len() <= longest {
         return text.to_owned();
     }
-    let mut end = longest.saturating_sub('…'.len_utf8());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = text.floor_char_boundary(longest.saturating_sub('…'.len_utf8()));
     format!("{}…", &text[..end])
 }

@@ -23,11 +23,7 @@ pub(super) fn claim(workspace: &str) -> String {
 
 /// A value for a label: cut to what labels take.
 pub(super) fn label(value: &str) -> String {
-    let mut end = value.len().min(LONGEST);
-    while !value.is_char_boundary(end) {
-        end -= 1;
-    }
-    value[..end]
+    value[..value.floor_char_boundary(LONGEST)]
         .trim_end_matches(|c: char| !c.is_ascii_alphanumeric())
         .to_owned()
 }
@@ -42,10 +38,7 @@ fn bounded(name: &str, suffix: &str) -> String {
         .take(4)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let mut end = LONGEST - suffix.len() - hash.len() - 1;
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = name.floor_char_boundary(LONGEST - suffix.len() - hash.len() - 1);
     let head = name[..end].trim_end_matches(['-', '.']);
     format!("{head}-{hash}{suffix}")
 }

@@ -43,13 +43,7 @@ impl Sightings {
             return;
         };
         let mut message = event.note.clone().unwrap_or_default();
-        if message.len() > LONGEST {
-            let mut end = LONGEST;
-            while !message.is_char_boundary(end) {
-                end -= 1;
-            }
-            message.truncate(end);
-        }
+        message.truncate(message.floor_char_boundary(LONGEST));
         let seen = Seen {
             at: time(event),
             sighting: Sighting {

@@ -52,7 +52,7 @@ pub(super) fn of_batch(target: Target<'_>, batch: &Batch) -> Vec<Told> {
                 uid: batch.run_id,
                 key: format!("{}-{number}", batch.attempt),
                 reason: reasons::CHECKED_OUT,
-                message: cut(note),
+                message: note[..note.floor_char_boundary(MAX_NOTE)].to_owned(),
             });
         }
     }
@@ -103,14 +103,6 @@ pub(super) fn event(told: Told, now: Timestamp) -> Event {
         reporting_instance: Some(TELLER.to_owned()),
         ..Event::default()
     }
-}
-
-fn cut(note: &str) -> String {
-    let mut end = note.len().min(MAX_NOTE);
-    while !note.is_char_boundary(end) {
-        end -= 1;
-    }
-    note[..end].to_owned()
 }
 
 #[cfg(test)]

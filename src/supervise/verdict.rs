@@ -225,10 +225,7 @@ fn shorten(termination: &mut Termination) {
 
 /// Takes at least `excess` bytes off the end, at a character's boundary.
 fn cut(message: &mut String, excess: usize) {
-    let mut end = message.len().saturating_sub(excess + '…'.len_utf8());
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = message.floor_char_boundary(message.len().saturating_sub(excess + '…'.len_utf8()));
     message.truncate(end);
     if end > 0 {
         message.push('…');
