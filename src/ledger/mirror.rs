@@ -4,7 +4,7 @@ use jiff_sqlx::ToSqlx;
 use serde_json::{Value, json};
 
 use super::figures::{self, Figures, MAX_ATTEMPT};
-use super::records::{Kill, KillRequest, RunRecord};
+use super::records::{self, Kill, KillRequest, RunRecord};
 use super::{Error, Ledger, clean};
 use crate::api::run::Phase;
 
@@ -120,13 +120,8 @@ impl<'a> Row<'a> {
             }
             clean::cut(&clean, max)
         };
-        let (status, ended_badly) = match record.phase {
-            Phase::Pending => ("pending", false),
-            Phase::Running => ("running", false),
-            Phase::Completed => ("completed", false),
-            Phase::Failed => ("failed", true),
-            Phase::Killed => ("killed", true),
-        };
+        let status = records::status(record.phase);
+        let ended_badly = matches!(record.phase, Phase::Failed | Phase::Killed);
         let mut row = Self {
             session_name: text(&record.session_name, MAX_NAME),
             workflow_name: text(&record.workflow_name, MAX_NAME),

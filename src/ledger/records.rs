@@ -10,6 +10,17 @@ use uuid::Uuid;
 use crate::api::run::Phase;
 use crate::wire::{Changes, EarlierAttempt, Usage};
 
+/// A phase in the ledger's words.
+pub(super) fn status(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "pending",
+        Phase::Running => "running",
+        Phase::Completed => "completed",
+        Phase::Failed => "failed",
+        Phase::Killed => "killed",
+    }
+}
+
 /// A run as the controller mirrors it: everything that it knows, each time. Written twice, late or
 /// out of order it changes nothing that is already further on.
 #[derive(Clone, Debug, PartialEq)]

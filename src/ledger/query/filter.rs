@@ -5,6 +5,7 @@ use jiff_sqlx::ToSqlx;
 use uuid::Uuid;
 
 use crate::api::run::Phase;
+use crate::ledger::records::status;
 
 /// Which runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,16 +107,5 @@ impl<'a> Terms<'a> {
             id: after.map(|key| key.id),
             limit,
         }
-    }
-}
-
-/// A phase in the ledger's words.
-fn status(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Pending => "pending",
-        Phase::Running => "running",
-        Phase::Completed => "completed",
-        Phase::Failed => "failed",
-        Phase::Killed => "killed",
     }
 }
