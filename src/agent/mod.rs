@@ -34,7 +34,7 @@ const STOP_STEPS: [(Duration, Signal); 2] = [
     (Duration::from_millis(2000), Signal::SIGTERM),
     (Duration::from_millis(1500), Signal::SIGKILL),
 ];
-/// How long the supervisor may be away, at work as at the end: the kubelet backs off up to 5 minutes
+/// How long the supervisor may be away, at the start, at work and at the end: the kubelet backs off up to 5 minutes
 /// before it starts it again, and a run whose seal is still to come is lost with its agent.
 const AWAY: Duration = Duration::from_secs(360);
 /// How long output may still come after the last process has ended.
