@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -264,7 +265,8 @@ func symlink(target, link string) error {
 	if now, err := os.Readlink(link); err == nil && now == target {
 		return nil
 	}
-	tmp := fmt.Sprintf("%s.%d", link, os.Getpid())
+	// Not the process's id: others of this process may be at the same link.
+	tmp := fmt.Sprintf("%s.%x", link, rand.Uint64())
 	if err := os.Symlink(target, tmp); err != nil {
 		return err
 	}
