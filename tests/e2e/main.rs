@@ -81,6 +81,7 @@ fn suite() -> Vec<Test> {
         shared!(references::a_wrong_password_is_named_and_the_run_goes_on_with_the_right_one),
         shared!(servers::an_unknown_ssh_host_is_named_with_its_fingerprint_and_once_known_the_run_is_pushed),
         shared!(servers::a_repository_that_has_moved_fails_the_run_with_its_new_address),
+        shared!(servers::a_fetch_that_takes_its_time_says_how_far_it_is_until_the_run_works),
         shared!(servers::a_git_server_that_is_gone_at_the_push_and_comes_back_gets_the_branch),
         shared!(references::a_pod_without_a_node_is_named_and_the_run_goes_on_when_there_is_room),
         alone!(crowd::twenty_runs_at_once_all_complete_with_exact_sums),

@@ -2,7 +2,7 @@
 //! and what can't ends the run with a sentence.
 
 use anyhow::{Context, Result, ensure};
-use runledger::api::run::Phase;
+use runledger::api::run::{Phase, WorkflowRunStatus};
 use runledger::names::{conditions, reasons};
 use runledger::pod::containers;
 use serde_json::json;
@@ -112,5 +112,29 @@ pub(crate) async fn a_git_server_that_is_gone_at_the_push_and_comes_back_gets_th
         clone.branch(&run.tag()).await?.as_ref() == Some(&git.final_commit),
         "the branch is not {git:?}"
     );
+    Ok(())
+}
+
+pub(crate) async fn a_fetch_that_takes_its_time_says_how_far_it_is_until_the_run_works(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("far").await?;
+    let url = case
+        .world
+        .stage
+        .repository_url()
+        .replace("demo.git", "heavy.git");
+    let manifest = Manifest::new(&space, "run", "limited")
+        .set("repository.url", url)
+        .set("repository.push", json!({"when": "Never"}));
+    let run = space.start(manifest).await?;
+    let told = |status: &WorkflowRunStatus| {
+        status.phase == Phase::Pending
+            && status.reason.as_deref() == Some(reasons::CHECKOUT)
+            && (status.message.as_deref()).is_some_and(|said| said.contains(" of 22 objects, "))
+    };
+    run.until("a message with the objects fetched", START, told)
+        .await?;
+    run.ends(Phase::Completed, WHOLE).await?;
     Ok(())
 }
