@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::report::Report;
+pub use json::{MAX_DEPTH, MAX_VALUES, has_too_many_values, is_too_deep};
+pub use termination::{Changes, EarlierAttempt, MAX_TERMINATION_BYTES, Outcome, Termination};
 
 pub mod door;
+mod json;
 pub mod patch;
+mod termination;
 
 /// Tokens by kind. `input` excludes cache; the total is the sum of the four.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,37 +165,7 @@ pub enum EventBody {
     /// What the run changed, once for each seal that was begun: the last one counts.
     Patch(Box<patch::Patch>),
     /// The run is sealed. The last event of an attempt.
-    Sealed(#[serde(with = "nested")] Termination),
-}
-
-/// A termination inside an event: nested, since both have a `sequence`.
-mod nested {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::Termination;
-
-    #[derive(Serialize)]
-    struct Of<'a> {
-        termination: &'a Termination,
-    }
-
-    #[derive(Deserialize)]
-    struct Owned {
-        termination: Termination,
-    }
-
-    pub(super) fn serialize<S: Serializer>(
-        termination: &Termination,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        Of { termination }.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Termination, D::Error> {
-        Ok(Owned::deserialize(deserializer)?.termination)
-    }
+    Sealed(#[serde(with = "termination::nested")] Termination),
 }
 
 /// A row of `messages`.
@@ -257,44 +230,6 @@ pub enum Source {
     Agent,
 }
 
-/// Deepest JSON that is passed on as it came. Readers give up at 127 levels, and what is passed on is
-/// wrapped in some more.
-pub const MAX_DEPTH: usize = 64;
-
-/// Whether a value is nested deeper than [`MAX_DEPTH`], so that the next reader might refuse it.
-pub fn is_too_deep(value: &Value) -> bool {
-    fn deeper(value: &Value, left: usize) -> bool {
-        let Some(left) = left.checked_sub(1) else {
-            return true;
-        };
-        match value {
-            Value::Array(items) => items.iter().any(|item| deeper(item, left)),
-            Value::Object(fields) => fields.values().any(|field| deeper(field, left)),
-            _ => false,
-        }
-    }
-    deeper(value, MAX_DEPTH)
-}
-
-/// Most values in JSON that is taken from the agent or the model: each takes some eighty bytes of
-/// memory, and two of text.
-pub const MAX_VALUES: usize = 200_000;
-
-/// Whether JSON holds more than [`MAX_VALUES`] values, told before it is parsed.
-pub fn has_too_many_values(json: &[u8]) -> bool {
-    let (mut values, mut in_string, mut escaped) = (0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b',' | b'[' | b'{' if !in_string => values += 1,
-            _ => {}
-        }
-    }
-    values > MAX_VALUES
-}
-
 /// Events on their way to the server: `POST /v1/namespaces/{namespace}/runs/{name}/events`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -344,112 +279,4 @@ pub struct CheckoutProgress {
 pub struct BatchAccepted {
     /// Highest sequence up to which every event of the attempt is stored.
     pub acknowledged: u64,
-}
-
-/// The supervisor's termination message: at most [`MAX_TERMINATION_BYTES`] of JSON, the only thing
-/// that the controller reads of what went on in the pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Termination {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// One of [`crate::names::reasons`].
-    pub reason: String,
-    /// A sentence for a person (cut to fit).
-    pub message: String,
-    /// Of this attempt.
-    pub usage: Usage,
-    /// Of earlier attempts of the run whose journals this pod found unsealed and handed in.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub earlier: Vec<EarlierAttempt>,
-    /// The model that answered last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// What changed in the repository.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub git: Option<Changes>,
-    /// Sequence of the attempt's last event.
-    pub sequence: u64,
-    /// Highest sequence that the server has acknowledged; below `sequence`, the rest of the
-    /// transcript waits on the volume.
-    pub acknowledged: u64,
-}
-
-/// Figures of an attempt that could not seal itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EarlierAttempt {
-    /// Its number.
-    pub attempt: u32,
-    /// What it had used.
-    pub usage: Usage,
-}
-
-/// Largest termination message, in bytes.
-pub const MAX_TERMINATION_BYTES: usize = 1024;
-
-/// How a pod's work ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The checkout could not be made; worth trying again (the kubelet restarts the supervisor).
-    Waiting,
-    /// The task was done.
-    Completed,
-    /// It was not.
-    Failed,
-    /// The pod was told to stop (SIGTERM) before the agent had ended.
-    Stopped,
-}
-
-/// What changed between the initial and the final commit, as `git diff --numstat -M` counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Changes {
-    /// URL without credentials.
-    pub repository: String,
-    /// Branch at the end (`HEAD` where detached).
-    pub branch: String,
-    /// HEAD before the agent. Empty in an empty repository.
-    pub initial_commit: String,
-    /// HEAD after the agent.
-    pub final_commit: String,
-    /// Commits in `initial..final`.
-    pub commits: u32,
-    /// Files that differ.
-    pub files: u32,
-    /// Lines added.
-    pub added: u64,
-    /// Lines removed.
-    pub removed: u64,
-    /// The remote branch that now points at `final_commit`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pushed: Option<String>,
-    /// Why the push that was wanted did not come about: one of [`crate::names::reasons`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub undelivered: Option<String>,
-    /// All of it, cut to [`crate::report::LEDGER_BYTES`]: in the event only, where there is room.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stats: Option<Box<Report>>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_are_counted_outside_of_strings_only() {
-        let zeros = |n| format!("[{}]", vec!["0"; n].join(","));
-        assert!(!has_too_many_values(zeros(MAX_VALUES).as_bytes()));
-        assert!(has_too_many_values(zeros(MAX_VALUES + 1).as_bytes()));
-        let text = r#"\"[,{\\"#.repeat(MAX_VALUES);
-        assert!(!has_too_many_values(format!("[\"{text}\"]").as_bytes()));
-    }
-
-    #[test]
-    fn a_value_is_too_deep_from_one_level_past_the_limit_on() {
-        let nested = |levels| (1..levels).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
-        assert!(!is_too_deep(&nested(MAX_DEPTH)));
-        assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
-    }
 }
