@@ -18,7 +18,7 @@ pub(crate) struct Ledger {
     pub(crate) url: String,
     pub(crate) version: String,
     pool: PgPool,
-    _script: Child,
+    script: Child,
 }
 
 const NOTE_ENDS: &str = "
@@ -65,8 +65,13 @@ impl Ledger {
             url,
             version,
             pool,
-            _script: script,
+            script,
         })
+    }
+
+    /// The process that has started it.
+    pub(crate) fn process(&self) -> Result<u32> {
+        self.script.id().context("Postgres has ended")
     }
 
     /// When each run's row became final, by name, once it is sure that every run has one row, that it

@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::cluster::Cluster;
 use crate::kinds::Kind;
-use crate::process::Process;
+use crate::process::{Machine, Process, Shares};
 use crate::watch::{self, Book, Life};
 
 /// How many ask for objects at once.
@@ -38,8 +38,8 @@ pub(crate) struct Measured {
     pub(crate) rate: f64,
     /// Of the process that looks after them, in seconds.
     pub(crate) controller_cpu: Option<f64>,
-    /// Of the API server, in seconds.
-    pub(crate) server_cpu: f64,
+    /// Of everything that runs meanwhile.
+    pub(crate) shares: Shares,
     /// From object to pod, in seconds, in order.
     pub(crate) to_pod: Vec<f64>,
     /// Of each object.
@@ -53,13 +53,13 @@ pub(crate) async fn measure(
     namespace: &str,
     count: usize,
     arrival: Arrival,
-    server: Process,
+    machine: &Machine,
     controller: Option<Process>,
 ) -> Result<Measured> {
     cluster.namespace(namespace).await?;
     let book = Book::open(&cluster.client, kind, namespace).await?;
     let cpu = || controller.map(|controller| controller.cpu()).transpose();
-    let (server_before, controller_before) = (server.cpu()?, cpu()?);
+    let (before, controller_before) = (machine.shares()?, cpu()?);
     let began = watch::now();
     futures::stream::iter(0..count)
         .then(async |number| {
@@ -107,7 +107,11 @@ pub(crate) async fn measure(
         controller_cpu: cpu()?
             .zip(controller_before)
             .map(|(after, before)| after - before),
-        server_cpu: server.cpu()? - server_before,
+        shares: machine
+            .shares()?
+            .into_iter()
+            .map(|(name, after)| (name.clone(), after - before.get(&name).unwrap_or(&0.0)))
+            .collect(),
         to_pod,
         lives,
     })

@@ -1,9 +1,13 @@
 //! What is printed: the table, and what it was measured on, to be quoted together.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::kinds::Kind;
 use crate::measure::{CREATORS, Measured};
+
+/// The process whose CPU limits all kinds.
+const API_SERVER: &str = "kube-apiserver";
 
 /// All that was measured.
 pub(crate) struct Report {
@@ -53,6 +57,38 @@ fn both(ordered: &[f64]) -> String {
     )
 }
 
+impl Report {
+    /// Which process the machine's time went into.
+    fn processes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n| CPU, ms each |")?;
+        for measured in &self.measured {
+            write!(f, " {} |", measured.kind.title())?;
+        }
+        write!(f, "\n|---|")?;
+        for _ in &self.measured {
+            write!(f, "---:|")?;
+        }
+        let names: BTreeSet<&String> = self.measured.iter().flat_map(|m| m.shares.keys()).collect();
+        for name in names {
+            #[allow(clippy::cast_precision_loss)]
+            let each: Vec<f64> = self
+                .measured
+                .iter()
+                .map(|m| m.shares.get(name).unwrap_or(&0.0) * 1000.0 / m.count as f64)
+                .collect();
+            // Who had nothing to do with any of them is not worth a line.
+            if each.iter().all(|ms| *ms < 0.25) {
+                continue;
+            }
+            write!(f, "\n| {name} |")?;
+            for ms in each {
+                write!(f, " {ms:.1} |")?;
+            }
+        }
+        writeln!(f)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [_, jobs, _, runs] = &self.measured;
@@ -97,9 +133,10 @@ impl fmt::Display for Report {
                 measured.rate / jobs.rate,
                 both(&measured.to_pod),
                 controller.unwrap_or_else(|| "–".to_owned()),
-                each(measured.server_cpu),
+                each(measured.shares.get(API_SERVER).copied().unwrap_or(f64::NAN)),
             )?;
         }
+        self.processes(f)?;
         let [steady_jobs, steady_runs] = &self.steady;
         writeln!(
             f,
