@@ -9,7 +9,6 @@ pub mod delivery;
 pub mod git;
 pub mod hosts;
 pub mod ids;
-pub mod install;
 pub mod ledger;
 mod listen;
 pub mod names;

@@ -32,8 +32,6 @@ enum Command {
     Uninstall(runledger::uninstall::Args),
     /// Say what changed in a repository since a commit, or what a run changed.
     Changes(runledger::changes::Args),
-    /// Copy this binary into a folder (init container of a run's pod).
-    Install(runledger::install::Args),
     /// The trusted half of a run's pod.
     Supervise(runledger::supervise::Args),
     /// The untrusted half of a run's pod.
@@ -54,7 +52,6 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,
         Command::Changes(args) => within_runtime(runledger::changes::run(args))?,
-        Command::Install(args) => runledger::install::run(&args)?,
         Command::Supervise(args) => within_runtime(runledger::supervise::run(args))?,
         Command::Agent(args) => {
             return Ok(within_runtime(runledger::agent::run(args))?.into());

@@ -10,9 +10,7 @@ use crate::api::repository::OnReuse;
 
 /// Container names.
 pub mod containers {
-    /// Init container that copies the static binary into [`super::paths::BIN`].
-    pub const INSTALL: &str = "install";
-    /// Native sidecar: `runledger supervise`.
+    /// Native sidecar: `runledger supervise`. It brings the static binary into the agent's container.
     pub const SUPERVISOR: &str = "supervisor";
     /// Main container: `runledger agent`, in any image.
     pub const AGENT: &str = "agent";
@@ -30,20 +28,23 @@ pub mod paths {
     pub const DOOR: &str = "/run/runledger";
     /// The door's first nonce; the agent reads and unlinks it before it starts anything.
     pub const NONCE: &str = "/run/runledger/nonce";
-    /// Where `install` puts the binary (emptyDir; read-only in the agent).
+    /// Folder of the agent's that the binary is in (emptyDir, read-only).
     pub const BIN: &str = "/runledger";
-    /// Downward API volume of the supervisor: files `assignment` and `task`.
-    pub const ASSIGNMENT: &str = "/etc/runledger/assignment/assignment";
+    /// Where the supervisor has that folder, to put the binary into; in Runledger's own image,
+    /// [`BIN`] is the binary itself.
+    pub const INSTALL: &str = "/install";
+    /// Volume of what the controller and the kubelet tell the supervisor: the assignment as a file.
+    pub const ASSIGNMENT: &str = "/etc/runledger/given/assignment";
     /// The task as a file, from the annotation.
-    pub const TASK: &str = "/etc/runledger/assignment/task";
+    pub const TASK: &str = "/etc/runledger/given/task";
     /// The task as a file, from `taskFrom.configMapKeyRef` (its key is mounted as `task`).
     pub const TASK_FROM: &str = "/etc/runledger/task/task";
     /// The model's Secret, mounted whole: `ANTHROPIC_API_KEY`, `hosts`.
     pub const MODEL_SECRET: &str = "/etc/runledger/model";
     /// The repository's Secret, mounted whole: `username`, `password`, `hosts`, `ca.crt`.
     pub const GIT_SECRET: &str = "/etc/runledger/git";
-    /// The projected token for the server (file `token`).
-    pub const TOKEN: &str = "/var/run/secrets/runledger/token";
+    /// The projected token for the server.
+    pub const TOKEN: &str = "/etc/runledger/given/token";
     /// Kubernetes' termination message, of the supervisor.
     pub const TERMINATION: &str = "/dev/termination-log";
 }

@@ -6,7 +6,7 @@ use url::Url;
 /// Defaults and addresses.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Image of `install` and `supervisor`.
+    /// Image of the supervisor.
     pub image: String,
     /// `imagePullPolicy` of that image and of the default agent's; the cluster's default where
     /// absent.

@@ -7,7 +7,7 @@ use crate::wire::{Changes, Outcome, Termination};
 
 use super::view::{Ended, PodView};
 
-/// Longest termination message that is looked at; the kubelet cuts at 4096 with three containers.
+/// Longest termination message that is looked at; the kubelet cuts at 6144 with two containers.
 const LONGEST_MESSAGE: usize = 12 * 1024;
 /// Longest sentence that goes on into a status.
 const LONGEST_SENTENCE: usize = 1024;
@@ -259,11 +259,7 @@ fn crash(pod: &PodView, unreadable: Option<String>) -> String {
             sentence(reason)
         )
     };
-    let what = if let Some(ended) = &pod.install.ended
-        && ended.code != 0
-    {
-        of("install", ended)
-    } else if let Some(ended) = &pod.agent.ended {
+    let what = if let Some(ended) = &pod.agent.ended {
         of("agent", ended)
     } else if let Some(ended) = &pod.supervisor.ended {
         of(

@@ -1,5 +1,9 @@
 //! Builds a run's pod. Pure: everything in it follows from the run and the configuration, so that
 //! the same attempt made twice is the same pod.
+//!
+//! The API server reads, defaults, checks and compares every field of a pod with each of the six or so
+//! writes of its life, and keeps account of who owns it. So a container, a volume or a mount is here only
+//! where it can't be spared.
 
 mod volumes;
 
@@ -26,9 +30,6 @@ use super::validate::{Resolved, Task};
 const USER: i64 = 1000;
 /// Longest time between the ends of a run's containers and SIGKILL.
 const GRACE_SECONDS: i64 = 60;
-/// Where `install` sees the folder that the agent has at [`paths::BIN`]; in Runledger's own image,
-/// that path is the binary itself.
-const INSTALL_TO: &str = "/install";
 /// How long a checkout may take.
 const CHECKOUT_SECONDS: u64 = 3600;
 
@@ -123,7 +124,6 @@ fn spec(resolved: &Resolved, claim: Option<&str>, config: &Config) -> PodSpec {
         restart_policy: Some("Never".to_owned()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
-        share_process_namespace: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         active_deadline_seconds: deadline,
         security_context: Some(PodSecurityContext {
@@ -143,26 +143,10 @@ fn spec(resolved: &Resolved, claim: Option<&str>, config: &Config) -> PodSpec {
         runtime_class_name: resolved.runtime_class_name.clone(),
         image_pull_secrets: (!resolved.image_pull_secrets.is_empty())
             .then(|| resolved.image_pull_secrets.clone()),
-        init_containers: Some(vec![install(config), supervisor(resolved, config)]),
+        init_containers: Some(vec![supervisor(resolved, config)]),
         containers: vec![agent(resolved, config)],
         volumes: Some(volumes::volumes(resolved, claim)),
         ..PodSpec::default()
-    }
-}
-
-fn install(config: &Config) -> Container {
-    Container {
-        name: containers::INSTALL.to_owned(),
-        image: Some(config.image.clone()),
-        image_pull_policy: config.image_pull_policy.clone(),
-        args: Some(vec!["install".to_owned(), INSTALL_TO.to_owned()]),
-        security_context: Some(restricted()),
-        resources: Some(resources(
-            &[("cpu", "20m"), ("memory", "32Mi")],
-            &[("memory", "128Mi")],
-        )),
-        volume_mounts: Some(vec![mount("bin", INSTALL_TO)]),
-        ..Container::default()
     }
 }
 
@@ -171,10 +155,9 @@ fn supervisor(resolved: &Resolved, config: &Config) -> Container {
         sub_path("workspace", "work", paths::WORK),
         sub_path("workspace", "state", paths::STATE),
         mount("door", paths::DOOR),
-        mount("supervisor-tmp", "/tmp"),
-        read_only("assignment", parent(paths::ASSIGNMENT)),
+        mount("bin", paths::INSTALL),
+        read_only("given", parent(paths::ASSIGNMENT)),
         read_only("model", paths::MODEL_SECRET),
-        read_only("token", parent(paths::TOKEN)),
     ];
     if resolved.repository_secret.is_some() {
         mounts.push(read_only("git", paths::GIT_SECRET));
@@ -186,7 +169,11 @@ fn supervisor(resolved: &Resolved, config: &Config) -> Container {
         name: containers::SUPERVISOR.to_owned(),
         image: Some(config.image.clone()),
         image_pull_policy: config.image_pull_policy.clone(),
-        args: Some(vec!["supervise".to_owned()]),
+        args: Some(vec![
+            "supervise".to_owned(),
+            "--install".to_owned(),
+            paths::INSTALL.to_owned(),
+        ]),
         restart_policy: Some("Always".to_owned()),
         security_context: Some(restricted()),
         resources: Some(resources(
@@ -221,7 +208,7 @@ fn agent(resolved: &Resolved, config: &Config) -> Container {
             "agent".to_owned(),
         ]),
         working_dir: Some(paths::WORK.to_owned()),
-        env: Some(agent_env(resolved)),
+        env: agent_env(resolved),
         security_context: Some(restricted()),
         resources: resolved.resources.clone(),
         volume_mounts: Some(vec![
@@ -239,30 +226,28 @@ fn agent(resolved: &Resolved, config: &Config) -> Container {
     }
 }
 
-fn agent_env(resolved: &Resolved) -> Vec<EnvVar> {
-    let mut env = vec![("HOME", paths::HOME)];
-    if let Some(author) = &resolved.author {
-        env.extend([
-            ("GIT_AUTHOR_NAME", author.name.as_str()),
-            ("GIT_AUTHOR_EMAIL", &author.email),
-            ("GIT_COMMITTER_NAME", &author.name),
-            ("GIT_COMMITTER_EMAIL", &author.email),
-        ]);
-    }
+fn agent_env(resolved: &Resolved) -> Option<Vec<EnvVar>> {
+    let author = resolved.author.as_ref()?;
+    let env = [
+        ("GIT_AUTHOR_NAME", author.name.as_str()),
+        ("GIT_AUTHOR_EMAIL", &author.email),
+        ("GIT_COMMITTER_NAME", &author.name),
+        ("GIT_COMMITTER_EMAIL", &author.email),
+    ];
     let literal = |(name, value): (&str, &str)| EnvVar {
         name: name.to_owned(),
         // `$$` is how Kubernetes writes a dollar sign that is none of its own references.
         value: Some(value.replace('$', "$$")),
         value_from: None,
     };
-    env.into_iter().map(literal).collect()
+    Some(env.into_iter().map(literal).collect())
 }
 
+/// What a container has to say for itself; user and seccomp profile are the pod's.
 fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
-        run_as_non_root: Some(true),
         capabilities: Some(Capabilities {
             drop: Some(vec!["ALL".to_owned()]),
             add: None,

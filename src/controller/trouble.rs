@@ -201,12 +201,8 @@ pub(super) fn claim_trouble(claim: &ClaimView) -> Option<Waiting> {
     ))
 }
 
-fn containers(pod: &PodView) -> [(&'static str, &ContainerView); 3] {
-    [
-        ("install", &pod.install),
-        ("supervisor", &pod.supervisor),
-        ("agent", &pod.agent),
-    ]
+fn containers(pod: &PodView) -> [(&'static str, &ContainerView); 2] {
+    [("supervisor", &pod.supervisor), ("agent", &pod.agent)]
 }
 
 /// Images that can't be pulled.
@@ -317,18 +313,19 @@ fn under_way(pod: &PodView, sightings: &[Sighting]) -> Waiting {
             pod.created,
         );
     }
-    if !pod.sandbox && pod.install.running.is_none() && pod.install.ended.is_none() {
+    let supervisor = &pod.supervisor;
+    if !pod.sandbox && supervisor.running.is_none() && supervisor.last.is_none() {
         return progress(
             reasons::VOLUME,
             "The node prepares the pod's volumes.",
             pod.created,
         );
     }
-    if pod.supervisor.started {
-        let since = pod.supervisor.running;
+    if supervisor.started {
+        let since = supervisor.running;
         return progress(reasons::IMAGE, "The node pulls the agent's image.", since);
     }
-    if let Some(since) = pod.supervisor.running {
+    if let Some(since) = supervisor.running {
         let far = (sightings.iter()).find(|s| s.reason == reasons::CHECKOUT_PROGRESS);
         let message = far.map_or_else(
             || "The supervisor prepares the checkout.".to_owned(),

@@ -42,8 +42,6 @@ pub(super) struct PodView {
     pub unschedulable: Option<String>,
     /// Its volumes are mounted and its sandbox runs.
     pub sandbox: bool,
-    /// The init container that copies the binary.
-    pub install: ContainerView,
     /// The supervisor.
     pub supervisor: ContainerView,
     /// The agent.
@@ -132,7 +130,6 @@ impl PodView {
                 .filter(|c| c.status == "False")
                 .map(|c| c.message.clone().unwrap_or_default()),
             sandbox: is_true("PodReadyToStartContainers"),
-            install: container(containers::INSTALL),
             supervisor: container(containers::SUPERVISOR),
             agent: container(containers::AGENT),
         }

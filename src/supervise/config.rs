@@ -22,6 +22,9 @@ const MAX_FILE: u64 = 2 * 1024 * 1024;
 /// `runledger supervise`
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
+    /// Folder that this binary is copied into, for the agent's container.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) install: Option<PathBuf>,
     /// Folder that every path of the pod is below.
     #[arg(long, default_value = "/", hide = true)]
     root: PathBuf,

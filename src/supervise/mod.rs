@@ -9,6 +9,7 @@ mod door;
 mod files;
 mod handover;
 mod hearsay;
+mod install;
 mod journal;
 mod meter;
 mod proxy;
@@ -51,6 +52,9 @@ pub enum Error {
     /// The folder of journals.
     #[error("the workspace's state folder can't be used")]
     State(#[source] io::Error),
+    /// The binary, in the folder that the agent sees.
+    #[error("the agent's program can't be written")]
+    Install(#[source] io::Error),
     /// The door's first nonce.
     #[error("the door's nonce can't be written")]
     Nonce(#[source] io::Error),
@@ -86,6 +90,7 @@ impl Error {
             Self::Key => (Outcome::Waiting, reasons::MISSING_SECRET),
             Self::Certificate | Self::Tls(_) => (Outcome::Failed, reasons::INVALID_SPEC),
             Self::State(_)
+            | Self::Install(_)
             | Self::Nonce(_)
             | Self::Listen(..)
             | Self::Signal(_)

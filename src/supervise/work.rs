@@ -17,6 +17,7 @@ use super::book::{GivenUp, Note};
 use super::config::{self, Args};
 use super::door::Orders;
 use super::handover::{self, Unsent};
+use super::install::install;
 use super::journal::{Draft, Journal};
 use super::proxy::Proxy;
 use super::repository::Repository;
@@ -168,7 +169,15 @@ impl Work {
         let ports = Ports::take(&self.args).await?;
         if !sealed {
             let proxy = self.proxy()?;
+            let folder = self.args.install.clone();
+            // While the checkout goes on; the agent's container starts after both.
+            let installed =
+                tokio::task::spawn_blocking(|| folder.map_or(Ok(()), |folder| install(&folder)));
             self.prepare().await?;
+            installed
+                .await
+                .map_err(Error::Task)?
+                .map_err(Error::Install)?;
             tokio::spawn(proxy.serve(ports.proxy));
             tokio::spawn(self.remember_costs());
         }

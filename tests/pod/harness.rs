@@ -146,11 +146,11 @@ impl Pod {
             supervisor: None,
             agent: None,
         };
-        pod.write("etc/runledger/assignment/task", task);
+        pod.write("etc/runledger/given/task", task);
         pod.write("etc/runledger/model/ANTHROPIC_API_KEY", KEY);
         let model = pod.assignment.model.url.port().unwrap();
         pod.write("etc/runledger/model/hosts", &format!("localhost:{model}"));
-        pod.write("var/run/secrets/runledger/token", TOKEN);
+        pod.write("etc/runledger/given/token", TOKEN);
         pod.write("dev/termination-log", "");
         for folder in ["run/runledger", "workspace", "home/agent", "state"] {
             std::fs::create_dir_all(pod.root.join(folder)).unwrap();
@@ -189,7 +189,7 @@ impl Pod {
     pub(crate) fn assign(&mut self, change: impl FnOnce(&mut Assignment)) {
         change(&mut self.assignment);
         let body = serde_json::to_string(&self.assignment).unwrap();
-        self.write("etc/runledger/assignment/assignment", &body);
+        self.write("etc/runledger/given/assignment", &body);
     }
 
     pub(crate) fn repository(&mut self, repository: RepositoryAssignment) {

@@ -1,7 +1,7 @@
 //! The volumes of a run's pod. Pure.
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EmptyDirVolumeSource,
+    ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource,
     KeyToPath, ObjectFieldSelector, PersistentVolumeClaimVolumeSource, ProjectedVolumeSource,
     SecretProjection, SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
@@ -16,11 +16,9 @@ pub(super) fn volumes(resolved: &Resolved, claim: Option<&str>) -> Vec<Volume> {
         workspace(resolved, claim),
         empty("bin", None, None),
         empty("door", Some("Memory"), Some("1Mi")),
-        empty("supervisor-tmp", None, None),
         empty("agent-tmp", None, None),
-        assignment_volume(resolved),
+        given_volume(resolved),
         model_volume(resolved),
-        token_volume(),
     ];
     if let Some(secret) = &resolved.repository_secret {
         volumes.push(Volume {
@@ -61,7 +59,9 @@ fn workspace(resolved: &Resolved, claim: Option<&str>) -> Volume {
     }
 }
 
-fn assignment_volume(resolved: &Resolved) -> Volume {
+/// What is always there: the assignment, the task and the token. Secrets are apart, since the kubelet
+/// renews all of a volume or nothing, and the token has to be renewed also where a Secret is gone.
+fn given_volume(resolved: &Resolved) -> Volume {
     let file = |path: &str, annotation: &str| DownwardAPIVolumeFile {
         path: path.to_owned(),
         field_ref: Some(ObjectFieldSelector {
@@ -74,14 +74,19 @@ fn assignment_volume(resolved: &Resolved) -> Volume {
     if matches!(resolved.task, Task::Inline(_)) {
         items.push(file("task", annotations::TASK));
     }
-    Volume {
-        name: "assignment".to_owned(),
-        downward_api: Some(DownwardAPIVolumeSource {
-            items: Some(items),
-            default_mode: None,
+    let told = VolumeProjection {
+        downward_api: Some(DownwardAPIProjection { items: Some(items) }),
+        ..VolumeProjection::default()
+    };
+    let token = VolumeProjection {
+        service_account_token: Some(ServiceAccountTokenProjection {
+            audience: Some(TOKEN_AUDIENCE.to_owned()),
+            expiration_seconds: Some(3600),
+            path: "token".to_owned(),
         }),
-        ..Volume::default()
-    }
+        ..VolumeProjection::default()
+    };
+    projected("given", vec![told, token])
 }
 
 /// The key is asked for by name, so that the kubelet says when it is missing; `hosts` may be.
@@ -94,32 +99,16 @@ fn model_volume(resolved: &Resolved) -> Volume {
         }),
         ..VolumeProjection::default()
     };
-    Volume {
-        name: "model".to_owned(),
-        projected: Some(ProjectedVolumeSource {
-            default_mode: Some(0o440),
-            sources: Some(vec![
-                secret("ANTHROPIC_API_KEY", false),
-                secret("hosts", true),
-            ]),
-        }),
-        ..Volume::default()
-    }
+    let key = secret("ANTHROPIC_API_KEY", false);
+    projected("model", vec![key, secret("hosts", true)])
 }
 
-fn token_volume() -> Volume {
+fn projected(name: &str, sources: Vec<VolumeProjection>) -> Volume {
     Volume {
-        name: "token".to_owned(),
+        name: name.to_owned(),
         projected: Some(ProjectedVolumeSource {
             default_mode: Some(0o440),
-            sources: Some(vec![VolumeProjection {
-                service_account_token: Some(ServiceAccountTokenProjection {
-                    audience: Some(TOKEN_AUDIENCE.to_owned()),
-                    expiration_seconds: Some(3600),
-                    path: "token".to_owned(),
-                }),
-                ..VolumeProjection::default()
-            }]),
+            sources: Some(sources),
         }),
         ..Volume::default()
     }

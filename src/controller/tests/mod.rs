@@ -192,7 +192,6 @@ fn running_pod(attempt: u32) -> PodView {
             "phase": "Running",
             "conditions": conditions(true),
             "initContainerStatuses": [
-                status("install", json!({"terminated": {"exitCode": 0, "reason": "Completed"}})),
                 started("supervisor", json!({"running": {"startedAt": at(3).to_string()}})),
             ],
             "containerStatuses": [started("agent", json!({"running": {"startedAt": at(5).to_string()}}))],
@@ -230,7 +229,6 @@ fn ended_pod(attempt: u32, message: &str) -> PodView {
             "phase": phase,
             "conditions": conditions(true),
             "initContainerStatuses": [
-                status("install", json!({"terminated": {"exitCode": 0, "reason": "Completed"}})),
                 started("supervisor", terminated(0, "Completed", message)),
             ],
             "containerStatuses": [started("agent", terminated(0, "Completed", ""))],

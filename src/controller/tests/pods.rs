@@ -5,7 +5,7 @@ use crate::api::repository::OnReuse;
 use crate::controller::{pod as build, validate};
 use crate::names::annotations;
 use crate::pod::{Assignment, paths};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeProjection};
 
 fn pod_of(run: &WorkflowRun, claim: Option<&str>) -> Pod {
     let resolved = validate::resolve(run, &config()).unwrap();
@@ -66,14 +66,7 @@ fn only_the_supervisor_sees_secrets_and_tokens() {
         );
     }
     assert!(agent.env_from.is_none());
-    let env: Vec<_> = agent
-        .env
-        .as_ref()
-        .unwrap()
-        .iter()
-        .map(|env| env.name.as_str())
-        .collect();
-    assert_eq!(env, ["HOME"]);
+    assert_eq!(agent.env, None);
     assert_eq!(spec.automount_service_account_token, Some(false));
     assert!(
         mounts(agent)
@@ -82,12 +75,12 @@ fn only_the_supervisor_sees_secrets_and_tokens() {
         "nor the journal"
     );
     let inits = spec.init_containers.unwrap();
-    let supervisor = mounts(&inits[1]);
+    let supervisor = mounts(&inits[0]);
     for path in [
         paths::MODEL_SECRET,
         paths::GIT_SECRET,
         paths::STATE,
-        "/var/run/secrets/runledger",
+        "/etc/runledger/given",
     ] {
         assert!(supervisor.iter().any(|(_, at, _)| at == path), "{path}");
     }
@@ -96,7 +89,60 @@ fn only_the_supervisor_sees_secrets_and_tokens() {
             .iter()
             .all(|(_, _, sub)| !sub.starts_with("home"))
     );
-    assert_eq!(inits[1].restart_policy.as_deref(), Some("Always"));
+    assert_eq!(inits[0].restart_policy.as_deref(), Some("Always"));
+}
+
+#[test]
+fn a_pod_has_as_few_parts_as_can_be() {
+    let pod = pod_of(&run(json!({})), None);
+    let spec = pod.spec.unwrap();
+    let volumes = spec.volumes.unwrap();
+    let names: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+    let all = ["workspace", "bin", "door", "agent-tmp", "given", "model"];
+    assert_eq!(names, all);
+    let inits = spec.init_containers.unwrap();
+    assert_eq!((inits.len(), spec.containers.len()), (1, 1));
+    assert_eq!(
+        mounts(&inits[0]).len() + mounts(&spec.containers[0]).len(),
+        11
+    );
+}
+
+#[test]
+fn the_token_is_renewed_also_where_a_secret_or_config_map_is_gone() {
+    let with = json!({"spec": {
+        "task": null, "taskFrom": {"configMapKeyRef": {"name": "tasks", "key": "k"}},
+        "repository": {"url": "https://git.example.com/a", "secretName": "git"},
+    }});
+    let volumes = pod_of(&run(with), None).spec.unwrap().volumes.unwrap();
+    let sources = |name: &str| {
+        let volume = volumes.iter().find(|volume| volume.name == name).unwrap();
+        volume.projected.as_ref().unwrap().sources.clone().unwrap()
+    };
+    let given = sources("given");
+    let has_token = |source: &VolumeProjection| source.service_account_token.is_some();
+    assert!(given.iter().any(has_token));
+    for source in given {
+        assert!(source.secret.is_none() && source.config_map.is_none());
+    }
+}
+
+#[test]
+fn the_supervisor_brings_the_agents_program_which_the_agent_can_not_change() {
+    let spec = pod_of(&run(json!({})), None).spec.unwrap();
+    let of = |container: &Container| {
+        let mounts = container.volume_mounts.clone().unwrap();
+        let bin = mounts
+            .into_iter()
+            .find(|mount| mount.name == "bin")
+            .unwrap();
+        (bin.mount_path, bin.read_only.unwrap_or(false))
+    };
+    let supervisor = &spec.init_containers.unwrap()[0];
+    assert_eq!(of(supervisor), (paths::INSTALL.to_owned(), false));
+    let args = supervisor.args.clone().unwrap();
+    assert_eq!(args, ["supervise", "--install", paths::INSTALL]);
+    assert_eq!(of(&spec.containers[0]), (paths::BIN.to_owned(), true));
 }
 
 #[test]
