@@ -375,6 +375,22 @@ fn a_runs_pod_reaches_dns_the_server_and_what_is_far_away() {
 }
 
 #[test]
+fn the_controllers_requests_are_served_as_those_of_kubernetes_own() {
+    let all = rendered();
+    let spec = &named(&all, "FlowSchema", "runledger-controller")["spec"];
+    assert_eq!(spec["priorityLevelConfiguration"]["name"], "workload-high");
+    let subjects = &spec["rules"][0]["subjects"];
+    assert_eq!(
+        subjects,
+        &json!([{"kind": "ServiceAccount", "serviceAccount": {
+            "name": "runledger-controller", "namespace": "runledger-system",
+        }}])
+    );
+    // That of all service accounts is asked at 9000, and the first that fits counts.
+    assert!(spec["matchingPrecedence"].as_i64().unwrap() < 9000);
+}
+
+#[test]
 fn every_value_is_described_and_used() {
     let values = documents(&root().join("charts/runledger/values.yaml")).remove(0);
     let schema: Value = serde_json::from_str(

@@ -131,7 +131,7 @@ impl Cluster {
         Ok(kwok)
     }
 
-    /// CRDs and rights, as the chart has them; returns the controller's kubeconfig.
+    /// CRDs, rights and priority, as the chart has them; returns the controller's kubeconfig.
     pub(crate) async fn install(&self) -> Result<PathBuf> {
         self.namespace(SYSTEM).await?;
         let mut crds = self.tool("kubectl")?;
@@ -142,6 +142,7 @@ impl Cluster {
         template.args(["--kube-version", &self.version().await?]);
         template.args(["--namespace", SYSTEM, "--values", "tests/chart/values.yaml"]);
         template.args(["--show-only", "templates/controller-rbac.yaml"]);
+        template.args(["--show-only", "templates/controller-flow.yaml"]);
         let rights = self.file("rights.yaml")?;
         std::fs::write(&rights, output(&mut template).await?)?;
         let mut apply = self.tool("kubectl")?;
