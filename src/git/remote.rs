@@ -68,6 +68,7 @@ impl<'a> Host<'a> {
                 shown(url)
             )));
         }
+        runtime::trust_machine();
         for file in &access.ca_files {
             runtime::trust(file)?;
         }

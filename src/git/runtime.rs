@@ -1,11 +1,12 @@
 //! libgit2's process-wide settings, made once before anything else of it is used: no configuration
-//! but our own, every hash verified, no connection waited for without end.
+//! but our own, every hash verified, no connection waited for without end, and no certificate read
+//! before there is somebody to show one.
 
 use std::collections::HashSet;
 use std::ffi::{CString, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 use git2::{ConfigLevel, opts};
 use sha2::{Digest, Sha256};
@@ -22,6 +23,9 @@ const SERVER_TIMEOUT: i32 = 60_000;
 pub(super) fn prepare() -> Result<(), Error> {
     static PREPARED: OnceLock<Result<(), String>> = OnceLock::new();
     let made = PREPARED.get_or_init(|| {
+        // Not by git2, which points OpenSSL to the machine's certificates first: to parse them all takes
+        // longer, and more memory, than most of what is done here without a connection.
+        libgit2_sys::init();
         opts::strict_hash_verification(true);
         opts::strict_object_creation(true);
         let levels = [
@@ -60,6 +64,22 @@ pub(super) fn home(folder: &Path) -> Result<(), Error> {
         return Err(Error::checkout("the home folder of ssh can't be set"));
     }
     Ok(())
+}
+
+/// Lets certificates chain to those that this machine trusts, as long as this process lives. That it has
+/// none is no error: who connects will be told whom it can't trust.
+#[allow(unsafe_code)]
+pub(super) fn trust_machine() {
+    static TRUSTED: Once = Once::new();
+    TRUSTED.call_once(|| {
+        let found = openssl_probe::probe();
+        // SAFETY: both add to OpenSSL's certificate store, which has a lock of its own, and `call_once`
+        // holds all others back meanwhile.
+        unsafe {
+            let _ = found.cert_file.map(|file| opts::set_ssl_cert_file(file));
+            let _ = found.cert_dir.map(|folder| opts::set_ssl_cert_dir(folder));
+        }
+    });
 }
 
 /// Lets certificates chain to those in `file` too, for as long as this process lives.

@@ -80,6 +80,24 @@ fn part(lab: &Lab, words: [&str; 3], kill_after: Duration) -> Duration {
     begun.elapsed()
 }
 
+/// Whether a checkout succeeds on a machine that trusts these certificates, and no others.
+pub(crate) fn checks_out_where(trusted: &Path, lab: &Lab, url: &Url) -> bool {
+    let script = "mount --bind \"$1\" /etc/ssl/certs/ca-certificates.crt && shift && exec \"$@\"";
+    let dir = lab.dir.path().to_str().unwrap();
+    Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(trusted)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "kills::child", "--ignored"])
+        .env(CHILD, ["checkout", dir, url.as_str()].join("\n"))
+        .env_remove("SSL_CERT_FILE")
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap()
+        .status
+        .success()
+}
+
 fn moment(dice: &mut Dice, whole: Duration) -> Duration {
     whole.mul_f64(dice.below(1200) as f64 / 1000.0)
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use runledger::git::{self, Access, Wanted};
 use runledger::names::reasons;
 
+use crate::kills;
 use crate::lab::*;
 use crate::server::{Manner, PASSWORD, Server, USER};
 
@@ -265,6 +266,21 @@ fn a_certificate_of_an_unknown_ca_is_refused_before_anything_is_asked() {
         error.to_string().contains("no certificate in PEM"),
         "{error}"
     );
+}
+
+#[test]
+fn who_is_trusted_by_the_machine_is_trusted_where_no_ca_is_given() {
+    let lab = Lab::new();
+    lab.project();
+    let open = Manner {
+        https: true,
+        ..Manner::default()
+    };
+    let server = Server::start(&lab.served(), open.clone());
+    let other = Server::start(&lab.served(), open);
+    let url = server.url("project.git");
+    assert!(!kills::checks_out_where(&other.ca, &lab, &url));
+    assert!(kills::checks_out_where(&server.ca, &lab, &url));
 }
 
 #[test]
