@@ -83,9 +83,32 @@ pub enum Error {
     Print(#[source] std::io::Error),
 }
 
-/// Prints the report.
+impl Args {
+    /// Whether the answer is in the ledger, and not on disk, where it is read without any waiting.
+    pub fn asks_ledger(&self) -> bool {
+        self.run.is_some()
+    }
+
+    fn are_sound(&self) -> Result<(), Error> {
+        match self.uncommitted && self.output != Output::Patch {
+            true => Err(Error::Asked("--uncommitted goes with -o patch".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Prints what the ledger has.
 pub async fn run(args: Args) -> Result<(), Error> {
-    match std::io::stdout().write_all(&answer(&args).await?) {
+    print(&answer(&args).await?)
+}
+
+/// Prints what is on disk.
+pub fn run_on_disk(args: &Args) -> Result<(), Error> {
+    print(&of_disk(args)?)
+}
+
+fn print(text: &[u8]) -> Result<(), Error> {
+    match std::io::stdout().write_all(text) {
         // Whoever reads has had enough.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         done => done.map_err(Error::Print),
@@ -94,15 +117,18 @@ pub async fn run(args: Args) -> Result<(), Error> {
 
 /// What is printed.
 pub async fn answer(args: &Args) -> Result<Vec<u8>, Error> {
-    if args.uncommitted && args.output != Output::Patch {
-        return Err(Error::Asked("--uncommitted goes with -o patch".to_owned()));
-    }
-    if let Some(run) = &args.run {
-        let ledger = args.connection.ledger().await?;
-        let told = of_run(&ledger, run, args).await;
-        ledger.close().await;
-        return told;
-    }
+    let Some(run) = &args.run else {
+        return of_disk(args);
+    };
+    args.are_sound()?;
+    let ledger = args.connection.ledger().await?;
+    let told = of_run(&ledger, run, args).await;
+    ledger.close().await;
+    told
+}
+
+fn of_disk(args: &Args) -> Result<Vec<u8>, Error> {
+    args.are_sound()?;
     let since = args.since.as_deref().unwrap_or_default();
     if args.output == Output::Patch {
         let patch = git::inspect_patch(&args.path, since, git::Limits::NONE);

@@ -51,7 +51,10 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Crds(args) => runledger::api::definitions::run(&args)?,
         Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,
-        Command::Changes(args) => within_runtime(runledger::changes::run(args))?,
+        Command::Changes(args) if args.asks_ledger() => {
+            within_runtime(runledger::changes::run(args))?;
+        }
+        Command::Changes(args) => runledger::changes::run_on_disk(&args)?,
         Command::Supervise(args) => within_runtime(runledger::supervise::run(args))?,
         Command::Agent(args) => {
             return Ok(within_runtime(runledger::agent::run(args))?.into());
