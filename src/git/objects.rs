@@ -1,11 +1,14 @@
-//! Reading objects: found by libgit2, understood here. Sizes are looked at before content, and trees
-//! and commits are parsed without trust, since anybody may have written them.
+//! Reading objects: small ones of packs by ourselves, all others by libgit2, and understood here. Sizes
+//! are looked at before content, and trees and commits are parsed without trust, since anybody may have
+//! written them.
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Arc;
 
 use git2::{ErrorCode, ObjectType, Odb, OdbObject, Oid, Repository};
 
+use super::packs::Packs;
 use super::trusted::parse_id;
 use super::{Error, loose};
 
@@ -25,6 +28,7 @@ pub(super) const TYPE: u32 = 0o170_000;
 /// The objects of a repository.
 pub(super) struct Objects<'r> {
     odb: Odb<'r>,
+    packs: Packs,
     /// Somebody else's: loose ones are not left to libgit2 there.
     foreign: Option<loose::Foreign>,
 }
@@ -33,6 +37,7 @@ pub(super) struct Objects<'r> {
 pub(super) enum Stored<'o> {
     Library(OdbObject<'o>),
     Loose(Vec<u8>),
+    Packed(Arc<Vec<u8>>),
 }
 
 impl Stored<'_> {
@@ -41,6 +46,7 @@ impl Stored<'_> {
         match self {
             Self::Library(object) => object.data(),
             Self::Loose(bytes) => bytes,
+            Self::Packed(bytes) => bytes,
         }
     }
 }
@@ -51,7 +57,11 @@ impl<'r> Objects<'r> {
         let odb = repo
             .odb()
             .map_err(|e| Error::local("open our objects", &e))?;
-        Ok(Self { odb, foreign: None })
+        Ok(Self {
+            odb,
+            packs: Packs::open(&repo.path().join("objects")),
+            foreign: None,
+        })
     }
 
     /// Those in a folder `objects`, and nothing of the repository around it.
@@ -64,12 +74,16 @@ impl<'r> Objects<'r> {
             .map_err(|e| Error::local(format_args!("open {path}"), &e))?;
         Ok(Self {
             odb,
+            packs: Packs::open(folder),
             foreign: Some(loose::Foreign::new(folder)),
         })
     }
 
     /// Kind and size of an object; nothing where it is missing.
     pub(super) fn header(&self, id: Oid) -> Result<Option<(ObjectType, u64)>, Error> {
+        if let Some((kind, content)) = self.packs.read(id) {
+            return Ok(Some((kind, content.len() as u64)));
+        }
         if let Some(foreign) = &self.foreign
             && let Some(own) = foreign.header(id)?
         {
@@ -166,6 +180,9 @@ impl<'r> Objects<'r> {
     }
 
     fn read(&self, id: Oid) -> Result<Stored<'_>, Error> {
+        if let Some((_, content)) = self.packs.read(id) {
+            return Ok(Stored::Packed(content));
+        }
         if let Some(foreign) = &self.foreign
             && let Some(bytes) = foreign.read(id)?
         {
