@@ -1,15 +1,13 @@
 //! Counting the lines that differ between two contents, as `git diff --numstat` does. Many pairs are
 //! counted side by side.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 
 use git2::{DiffOptions, Patch};
 
-use super::Error;
 use super::content::Content;
 use super::tree_diff::Side;
+use super::{Error, threads};
 
 /// Largest file that is read for its lines, in bytes; a larger one counts as binary.
 pub(super) const MAX_READ: u64 = 100 * 1024 * 1024;
@@ -20,8 +18,6 @@ const MAX_LINES: usize = 2_000_000;
 const LARGE: u64 = 8 * 1024 * 1024;
 /// What is searched for a NUL, as in git.
 const HEAD: usize = 8000;
-/// Pairs below which no thread is worth starting.
-const FEW: usize = 16;
 
 /// Lines added and removed; nothing of a binary file.
 pub(super) type Count = Option<(u64, u64)>;
@@ -31,41 +27,8 @@ pub(super) type Pair<'p> = (Option<&'p Side>, Option<&'p Side>);
 
 /// Counts each pair.
 pub(super) fn count_all(content: &Content<'_>, pairs: &[Pair<'_>]) -> Result<Vec<Count>, Error> {
-    let threads = match pairs.len() {
-        0..FEW => 1,
-        _ => thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(4),
-    };
-    let (next, large) = (AtomicUsize::new(0), Mutex::new(()));
-    let work = || -> Result<Vec<(usize, Count)>, Error> {
-        let mut counted = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(pair) = pairs.get(at) else {
-                return Ok(counted);
-            };
-            counted.push((at, count(content, *pair, &large)?));
-        }
-    };
-    let mut counts = vec![None; pairs.len()];
-    let mut take = |counted: Vec<(usize, Count)>| {
-        for (at, count) in counted {
-            counts[at] = count;
-        }
-    };
-    thread::scope(|scope| -> Result<(), Error> {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        take(work()?);
-        for other in others {
-            let counted = other
-                .join()
-                .map_err(|_| Error::checkout("a thread that counts lines has died"))?;
-            take(counted?);
-        }
-        Ok(())
-    })?;
-    Ok(counts)
+    let large = Mutex::new(());
+    threads::each(pairs, |pair| count(content, *pair, &large))
 }
 
 fn count(content: &Content<'_>, (old, new): Pair<'_>, large: &Mutex<()>) -> Result<Count, Error> {
@@ -82,11 +45,8 @@ fn count(content: &Content<'_>, (old, new): Pair<'_>, large: &Mutex<()>) -> Resu
             bytes => size += bytes,
         }
     }
-    let _one_at_a_time = (size > LARGE).then(|| {
-        large
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    });
+    let _one_at_a_time =
+        (size > LARGE).then(|| large.lock().unwrap_or_else(PoisonError::into_inner));
     let old = old.map(|side| content.text(side)).transpose()?;
     let new = new.map(|side| content.text(side)).transpose()?;
     // No text is binary, no side is empty.

@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 
 use git2::Oid;
 
-use super::Error;
 use super::content::Content;
 use super::lines::MAX_READ;
 use super::tree_diff::Side;
+use super::{Error, threads};
 
 const MAX_SCORE: f64 = 60_000.0;
 /// `-M` without a number: half of the content.
@@ -18,11 +18,17 @@ const MIN_SCORE: f64 = 30_000.0;
 const MIN_BASE_NAME_SCORE: f64 = 45_000.0;
 /// git's `diff.renameLimit`: beyond its square only the first two steps are taken.
 const RENAME_LIMIT: usize = 1000;
+/// How many hashes there are of chunks.
+const HASHES: u32 = 107_927;
 /// Candidates that are kept for each target.
 const CANDIDATES: usize = 4;
 /// Bytes and chunks looked at, after which no more pairs are scored: an agent's commit may not keep
 /// a run from its end.
 const BUDGET: u64 = 2_000_000_000;
+/// Most files that are looked at side by side, before they are scored one by one, and the largest of them
+/// in bytes.
+const MAX_AHEAD: usize = 4 * RENAME_LIMIT;
+const MAX_AHEAD_BYTES: u64 = 256 * 1024;
 
 /// Where a file was, and how much of it is as it was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +128,15 @@ fn same_base_name(
     let from = unique(free.map(|at| (at, sources[at].base_name())));
     let open = (0..targets.len()).filter(|&at| found[at].is_none());
     let to = unique(open.map(|at| (at, targets[at].base_name())));
+    let both = |side: &&&Side| {
+        let name = side.base_name();
+        matches!(
+            (from.get(name), to.get(name)),
+            (Some(Some(_)), Some(Some(_)))
+        )
+    };
+    let all = sources.iter().chain(targets).filter(both);
+    scorer.look_ahead(all.copied());
     for (at, one) in sources.iter().enumerate() {
         let name = one.base_name();
         let (Some(Some(source)), Some(Some(target))) = (from.get(name), to.get(name)) else {
@@ -171,6 +186,8 @@ fn best_scores(
     if free.len().saturating_mul(open.len()) > RENAME_LIMIT * RENAME_LIMIT {
         return Ok(());
     }
+    let all = free.iter().map(|&at| sources[at]);
+    scorer.look_ahead(all.chain(open.iter().map(|&at| targets[at])));
     let mut all = Vec::new();
     for target in open {
         // As in git: a candidate takes the place of the worst of the few that are kept.
@@ -259,6 +276,25 @@ impl Scorer<'_> {
         ))
     }
 
+    /// Looks at many small files, side by side. Those that can't be read are left to whoever wants to know.
+    fn look_ahead<'s>(&mut self, sides: impl Iterator<Item = &'s Side>) {
+        let is_new = |side: &&Side| side.is_regular() && !self.seen.contains_key(&side.id);
+        let sides: Vec<&Side> = sides.filter(is_new).take(MAX_AHEAD).collect();
+        let content = self.content;
+        let look = |side: &&Side| {
+            let is_small = content.size(side).is_ok_and(|size| size <= MAX_AHEAD_BYTES);
+            let text = is_small.then(|| content.text(side).ok()).flatten();
+            Ok(text.map(|text| chunks(text.bytes(), text.as_text().is_some())))
+        };
+        let looked = threads::each(&sides, look).unwrap_or_default();
+        for (side, chunks) in sides.iter().zip(looked) {
+            if let Some(chunks) = chunks {
+                self.budget = self.budget.saturating_sub(chunks.size);
+                self.seen.insert(side.id, Some(chunks));
+            }
+        }
+    }
+
     fn size(&self, side: &Side) -> Result<u64, Error> {
         match self.seen.get(&side.id) {
             Some(Some(chunks)) => Ok(chunks.size),
@@ -284,11 +320,13 @@ impl Scorer<'_> {
 }
 
 fn chunks(content: &[u8], is_text: bool) -> Chunks {
-    let mut bytes: HashMap<u32, u64> = HashMap::new();
+    let mut bytes = Vec::with_capacity((content.len() / 32).min(HASHES as usize));
     let (mut one, mut two, mut length) = (0u32, 0u32, 0u64);
     let mut end = |one: u32, two: u32, length: u64| {
-        let hash = one.wrapping_add(two.wrapping_mul(0x61)) % 107_927;
-        *bytes.entry(hash).or_default() += length;
+        if bytes.len() == 4 * HASHES as usize {
+            add_up(&mut bytes);
+        }
+        bytes.push((one.wrapping_add(two.wrapping_mul(0x61)) % HASHES, length));
     };
     for (at, &byte) in content.iter().enumerate() {
         if is_text && byte == b'\r' && content.get(at + 1) == Some(&b'\n') {
@@ -307,12 +345,23 @@ fn chunks(content: &[u8], is_text: bool) -> Chunks {
     if length > 0 {
         end(one, two, length);
     }
-    let mut bytes: Vec<(u32, u64)> = bytes.into_iter().collect();
-    bytes.sort_unstable();
+    add_up(&mut bytes);
     Chunks {
         size: content.len() as u64,
         bytes,
     }
+}
+
+/// Sorts by hash, and makes one of all of a hash.
+fn add_up(bytes: &mut Vec<(u32, u64)>) {
+    bytes.sort_unstable();
+    bytes.dedup_by(|next, kept| {
+        let is_same = next.0 == kept.0;
+        if is_same {
+            kept.1 += next.1;
+        }
+        is_same
+    });
 }
 
 /// Bytes of `two` that are in `one` as well.

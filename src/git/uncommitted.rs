@@ -1,30 +1,25 @@
 //! What is in the worktree and in no commit: staged, unstaged, untracked, in conflict, as `git status`
 //! tells them apart. The index and the worktree may be hostile; nothing that they name is run.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use git2::{ObjectType, Oid};
+use git2::Oid;
 
-use super::Error;
-use super::attributes::{self, Attributes, LineEnds};
+use super::attributes::{self, Attributes};
 use super::changes;
-use super::content::{Content, OnDisk};
+use super::content::Content;
 use super::index_file::{Entry, Index, MAX_INDEX};
-use super::line_ends;
-use super::lines::MAX_READ;
-use super::objects::{Objects, SUBMODULE, SYMLINK};
+use super::objects::{Objects, SUBMODULE};
 use super::tree_diff::{self, Change, Side};
 use super::volume::{Folder, Found, read_all};
-use super::worktree::{self, Fate};
+use super::worktree::{self, Fate, Findings};
+use super::{Error, threads};
 use crate::report::{PathName, Paths, Uncommitted};
 
+mod disk;
 mod whole;
 
+use self::disk::Disk;
 pub(super) use self::whole::with_all;
 
 /// Where to look.
@@ -56,18 +51,12 @@ impl<'g> Ground<'g> {
 pub(super) fn look(ground: &Ground<'_>, head: Option<Oid>) -> Result<Uncommitted, Error> {
     let index = read_index(ground.git)?;
     let attributes = attributes_of(ground, &index)?;
-    let tree = head
-        .map(|id| ground.objects.commit(id).map(|commit| commit.tree))
-        .transpose()?;
+    let (staged, findings) = differing(ground, head, &index)?;
     let plain = Content {
         objects: ground.objects,
         on_disk: None,
     };
-    let staged = staged(ground.objects, tree, &index)?;
     let staged = changes::count(&plain, &attributes, staged)?;
-
-    let exclude = info(ground.common, "exclude")?;
-    let findings = worktree::walk(ground.work, &index, &exclude)?;
     let disk = Disk::new(ground, &attributes, &index, &findings.known);
     let unstaged = unstaged(&disk, &index, &findings.known)?;
     let on_disk = Content {
@@ -94,6 +83,26 @@ pub(super) fn look(ground: &Ground<'_>, head: Option<Oid>) -> Result<Uncommitted
                 .collect(),
         },
         unmerged,
+    })
+}
+
+/// What differs between HEAD's tree and the index, and what a walk through the worktree finds: both side
+/// by side, since the one waits for the disk and the other unpacks.
+fn differing(
+    ground: &Ground<'_>,
+    head: Option<Oid>,
+    index: &Index,
+) -> Result<(Vec<Change>, Findings), Error> {
+    let exclude = info(ground.common, "exclude")?;
+    let (objects, work) = (ground.objects, ground.work);
+    let staged = || {
+        let tree = head.map(|id| objects.commit(id).map(|commit| commit.tree));
+        staged(objects, tree.transpose()?, index)
+    };
+    thread::scope(|scope| {
+        let staged = scope.spawn(staged);
+        let findings = worktree::walk(work, index, &exclude);
+        Ok((threads::joined(staged)??, findings?))
     })
 }
 
@@ -285,170 +294,4 @@ fn unstaged(disk: &Disk<'_>, index: &Index, known: &[(usize, Fate)]) -> Result<V
         });
     }
     Ok(changes)
-}
-
-/// The files of the worktree, as they would be committed.
-struct Disk<'d> {
-    objects: &'d Objects<'d>,
-    work: &'d Folder,
-    /// Files whose line ends are treated, and what the index has of them.
-    treated: HashMap<Vec<u8>, (LineEnds, Oid)>,
-}
-
-impl<'d> Disk<'d> {
-    /// With the line ends that the attributes ask for in files that may differ.
-    fn new(
-        ground: &Ground<'d>,
-        attributes: &Attributes<'_>,
-        index: &Index,
-        known: &[(usize, Fate)],
-    ) -> Self {
-        let mut treated = HashMap::new();
-        for (at, fate) in known {
-            if let Fate::Suspect(mode) = fate
-                && *mode != SYMLINK
-            {
-                let entry = &index.entries()[*at];
-                let path = index.path(entry);
-                match attributes.line_ends(path) {
-                    LineEnds::Keep => {}
-                    ends => drop(treated.insert(path.to_vec(), (ends, entry.id))),
-                }
-            }
-        }
-        Self {
-            objects: ground.objects,
-            work: ground.work,
-            treated,
-        }
-    }
-
-    /// The name that each content would have as a blob; nothing where it can't be read.
-    fn hash_all(&self, sides: &[Side]) -> Result<Vec<Option<Oid>>, Error> {
-        let threads = match sides.len() {
-            0..8 => 1,
-            _ => thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(4),
-        };
-        let next = AtomicUsize::new(0);
-        let ids = Mutex::new(vec![None; sides.len()]);
-        let work = || -> Result<(), Error> {
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(side) = sides.get(at) else {
-                    return Ok(());
-                };
-                let id = self.hash(side)?;
-                ids.lock().unwrap_or_else(PoisonError::into_inner)[at] = id;
-            }
-        };
-        thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            work()?;
-            others.into_iter().try_for_each(|other| {
-                other
-                    .join()
-                    .map_err(|_| Error::checkout("a thread that reads the worktree has died"))?
-            })
-        })?;
-        Ok(ids.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn hash(&self, side: &Side) -> Result<Option<Oid>, Error> {
-        let id = |done: Result<Oid, git2::Error>| {
-            done.map(Some).map_err(|e| Error::local(told(side), &e))
-        };
-        if side.mode == SYMLINK {
-            return id(Oid::hash_object(ObjectType::Blob, &self.read(side)?));
-        }
-        let Some(file) = self.open(side)? else {
-            return Ok(None);
-        };
-        let size = file.metadata().map_err(|e| Error::file(told(side), &e))?;
-        if size.len() > MAX_READ {
-            // By its descriptor: the name could be another file's by now.
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            return id(Oid::hash_file(ObjectType::Blob, path));
-        }
-        id(Oid::hash_object(
-            ObjectType::Blob,
-            &self.content(side, file)?,
-        ))
-    }
-
-    fn folder_of<'s>(&self, side: &'s Side) -> Result<Option<(Folder, &'s [u8])>, Error> {
-        let name = side.base_name();
-        let folder = &side.path[..side.path.len() - name.len()];
-        let folder = self.work.descend(folder);
-        let folder = folder.map_err(|e| Error::file(told(side), &e))?;
-        Ok(folder.here().map(|folder| (folder, name)))
-    }
-
-    /// Nothing where it is no file, or gone, or not to be read by us.
-    fn open(&self, side: &Side) -> Result<Option<File>, Error> {
-        let Some((folder, name)) = self.folder_of(side)? else {
-            return Ok(None);
-        };
-        let file = folder.file(name);
-        Ok(file.map_err(|e| Error::file(told(side), &e))?.here())
-    }
-
-    fn content(&self, side: &Side, file: File) -> Result<Vec<u8>, Error> {
-        let bytes = read_all(file, MAX_READ).map_err(|e| Error::file(told(side), &e))?;
-        let bytes = bytes.unwrap_or_default();
-        let Some((ends, indexed)) = self.treated.get(&side.path) else {
-            return Ok(bytes);
-        };
-        let keeps =
-            *ends == LineEnds::Auto && (line_ends::is_binary(&bytes) || self.has_crlf(*indexed));
-        Ok(if keeps {
-            bytes
-        } else {
-            line_ends::without_crlf(bytes)
-        })
-    }
-
-    /// Whether the index has the file with CRLF, which then stay.
-    fn has_crlf(&self, id: Oid) -> bool {
-        let is_small = self
-            .objects
-            .blob_size(id)
-            .is_ok_and(|size| size <= MAX_READ);
-        let blob = is_small.then(|| self.objects.blob(id).ok()).flatten();
-        blob.is_some_and(|blob| {
-            !line_ends::is_binary(blob.data()) && line_ends::has_crlf(blob.data())
-        })
-    }
-}
-
-impl OnDisk for Disk<'_> {
-    fn read(&self, side: &Side) -> Result<Vec<u8>, Error> {
-        if side.mode == SYMLINK {
-            let link = self
-                .folder_of(side)?
-                .map(|(folder, name)| folder.link(name));
-            let link = link.transpose().map_err(|e| Error::file(told(side), &e))?;
-            return Ok(link.unwrap_or_default());
-        }
-        match self.open(side)? {
-            Some(file) => self.content(side, file),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    fn size(&self, side: &Side) -> Result<u64, Error> {
-        let stat = self
-            .folder_of(side)?
-            .map(|(folder, name)| folder.look(name));
-        let stat = stat.transpose().map_err(|e| Error::file(told(side), &e))?;
-        Ok(stat.flatten().map_or(0, |stat| stat.st_size.unsigned_abs()))
-    }
-}
-
-fn told(side: &Side) -> String {
-    format!(
-        "read {:?} in the worktree",
-        String::from_utf8_lossy(&side.path)
-    )
 }

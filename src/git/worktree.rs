@@ -12,11 +12,11 @@ use git2::Oid;
 use nix::dir::Type;
 use nix::sys::stat::{FileStat, SFlag};
 
-use super::Error;
 use super::ignore::{self, Rules};
 use super::index_file::{Entry, Index};
 use super::objects::{SUBMODULE, SYMLINK};
 use super::volume::{Folder, Found, read_all};
+use super::{Error, threads};
 
 /// Most files and folders that are looked at.
 const MAX_NAMES: usize = 5_000_000;
@@ -46,9 +46,6 @@ pub(super) struct Findings {
 
 /// Walks the whole worktree. `exclude` is the text of `info/exclude`.
 pub(super) fn walk(root: &Folder, index: &Index, exclude: &[u8]) -> Result<Findings, Error> {
-    let threads = thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(4);
     let rules = Rules::new(None, 0, exclude);
     let walk = Walk {
         root,
@@ -67,14 +64,12 @@ pub(super) fn walk(root: &Folder, index: &Index, exclude: &[u8]) -> Result<Findi
     };
     let mut all = Findings::default();
     thread::scope(|scope| -> Result<(), Error> {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| walk.work())).collect();
+        let others: Vec<_> = (1..threads::worth(index.entries().len()))
+            .map(|_| scope.spawn(|| walk.work()))
+            .collect();
         let mut found = vec![walk.work()];
         for other in others {
-            found.push(
-                other
-                    .join()
-                    .map_err(|_| Error::checkout("a thread that walks the worktree has died"))?,
-            );
+            found.push(threads::joined(other)?);
         }
         for found in found {
             let found = found?;

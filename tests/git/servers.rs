@@ -200,11 +200,11 @@ fn a_server_that_is_gone_in_mid_push_is_worth_trying_again_and_the_next_try_deli
     write(lab.work(), "more", "1\n");
     let last = commit(lab.work(), "More");
     git::take_over(&lab.place).unwrap();
-    // The server has everything and has not said so yet.
+    // The server has everything and has not said so yet; nor will it take it in the midst of the next try.
     let hook = lab.served().join("project.git/hooks/pre-receive");
     let (here, go) = (lab.path("hook-is-here"), lab.path("hook-may-go"));
     let script = format!(
-        "#!/bin/sh\ntouch {}\nfor n in $(seq 600); do [ -e {} ] && break; sleep 0.1; done\n",
+        "#!/bin/sh\ntouch {}\nfor n in $(seq 600); do [ -e {} ] && break; sleep 0.1; done\nexit 1\n",
         here.display(),
         go.display()
     );

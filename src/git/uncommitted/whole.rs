@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::disk::told;
 use super::*;
+use crate::git::attributes::LineEnds;
+use crate::git::objects::SYMLINK;
 
 /// Most files unknown to the index that are read.
 const MAX_UNTRACKED: usize = 5_000;
@@ -27,10 +30,7 @@ pub(in crate::git) fn with_all<T>(
 ) -> Result<T, Error> {
     let index = read_index(ground.git)?;
     let attributes = attributes_of(ground, &index)?;
-    let tree = head.map(|id| ground.objects.commit(id).map(|commit| commit.tree));
-    let staged = staged(ground.objects, tree.transpose()?, &index)?;
-    let exclude = info(ground.common, "exclude")?;
-    let findings = worktree::walk(ground.work, &index, &exclude)?;
+    let (staged, findings) = differing(ground, head, &index)?;
     let mut disk = Disk::new(ground, &attributes, &index, &findings.known);
     let unstaged = unstaged(&disk, &index, &findings.known)?;
 
