@@ -89,7 +89,7 @@ fn known(refs: &[(String, Oid)]) -> String {
     match first.as_slice() {
         [] => "it is empty".to_owned(),
         first => format!(
-            "it has {}{}",
+            "it has {}{}; name one of them in repository.branch",
             first.join(", "),
             if heads.next().is_some() { ", …" } else { "" }
         ),
@@ -146,7 +146,10 @@ mod tests {
     #[test]
     fn a_name_that_is_not_there_is_refused_naming_some_that_are() {
         let why = find(Some("mian")).unwrap_err().to_string();
-        assert_eq!(why, "u has no branch and no tag mian: it has main, v1");
+        assert_eq!(
+            why,
+            "u has no branch and no tag mian: it has main, v1; name one of them in repository.branch"
+        );
         let why = find(Some(&ONE[..12])).unwrap_err().to_string();
         assert!(why.contains("no branch and no tag"), "{why}");
     }
