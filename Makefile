@@ -28,8 +28,8 @@ sqlx: ## Write .sqlx/ anew, after a change to a query or a migration
 bench-controller: ## Measure the controller beside Kubernetes' own for Jobs (N=1000: so many of each)
 	@tests/bench/run bench-controller $(N)
 
-bench-ledger: ## Measure the ledger beside bare Postgres (SCALE=10: ten million runs)
-	@tests/bench/run bench-ledger $(SCALE)
+bench-ledger: ## Measure the ledger beside bare Postgres (SCALE=10: ten million runs; ONLY="events upserts": these parts)
+	@tests/bench/run bench-ledger $(or $(SCALE),1) $(ONLY)
 
 bench-git: ## Measure reports and what they are made of beside the git command
 	@tests/bench/git/run
