@@ -45,5 +45,7 @@ mod rollups;
 mod server;
 #[path = "ledger/shapes.rs"]
 mod shapes;
+#[path = "ledger/together.rs"]
+mod together;
 #[path = "ledger/whole.rs"]
 mod whole;

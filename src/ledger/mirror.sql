@@ -1,6 +1,20 @@
-WITH session AS (
+-- Runs as the controller knows them, each once, in the order of their ids: so two that write several
+-- at once never wait for each other in a ring.
+WITH given AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::text[], $13::text[], $14::int[], $15::text[], $16::timestamptz[],
+        $17::timestamptz[], $18::text[], $19::bool[], $20::jsonb[], $21::text[], $22::jsonb[], $23::text[],
+        $24::jsonb[], $25::bigint[], $26::text[], $27::timestamptz[], $28::text[]
+    ) AS g (id, session_id, namespace, name, session_name, created_at, workflow_name, model, task,
+            repository, branch, status, reason, attempt, error_message, started_at,
+            completed_at, workspace_id, persistent, metadata, agent_image, settings, workspace_path,
+            changes, missing_from, kill_request, kill_at, kill_detail)
+), session AS (
     INSERT INTO sessions (id, namespace, name, created_at)
-    VALUES ($1, $2, $3, $4)
+    SELECT g.session_id, g.namespace, g.session_name, g.created_at FROM given g
+    WHERE NOT EXISTS (SELECT FROM sessions s WHERE s.id = g.session_id)
+    ORDER BY 1
     ON CONFLICT DO NOTHING
 ), run AS (
     INSERT INTO workflow_runs AS r
@@ -9,15 +23,15 @@ WITH session AS (
          created_at, started_at, completed_at, duration_seconds,
          workspace_id, workspace_persistent, temp_workspace, metadata,
          cluster, agent_image, settings, workspace_path)
-    VALUES
-        ($5, $5::uuid::text, $2, $6, $7, 'claude', $8, coalesce($9, runledger_no_task()),
-         $1, $3, $10, $11, $12, $13, $14, $15,
-         $4, $16, $17,
+    SELECT g.id, g.id::text, g.namespace, g.name, g.workflow_name, 'claude', g.model,
+         coalesce(g.task, runledger_no_task()), g.session_id, g.session_name, g.repository, g.branch, g.status, g.reason, g.attempt, g.error_message,
+         g.created_at, g.started_at, g.completed_at,
          -- Not `greatest` alone, which makes 0 of what is not known.
-         CASE WHEN $17::timestamptz < $16::timestamptz THEN 0
-              ELSE floor(extract(epoch FROM $17::timestamptz - $16::timestamptz)) END::int,
-         $18, $19, NOT $19::bool, $20,
-         $32, $33, $34, $35)
+         CASE WHEN g.completed_at < g.started_at THEN 0
+              ELSE floor(extract(epoch FROM g.completed_at - g.started_at)) END::int,
+         g.workspace_id, g.persistent, NOT g.persistent, g.metadata,
+         $29::text, g.agent_image, g.settings, g.workspace_path
+    FROM given g
     ON CONFLICT (id) DO UPDATE SET
         namespace = coalesce(r.namespace, EXCLUDED.namespace),
         name = coalesce(r.name, EXCLUDED.name),
@@ -63,31 +77,39 @@ WITH session AS (
             SELECT FROM workspaces w WHERE w.id = EXCLUDED.workspace_id::uuid
             AND w.removed_at IS NOT NULL)
     RETURNING r.id, r.created_at
+), wanted AS (
+    SELECT * FROM unnest($30::uuid[], $31::text[], $32::text[]) AS u (run_id, key, value)
 ), label AS (
     INSERT INTO run_labels AS l (run_id, key, value, namespace, created_at)
-    SELECT run.id, u.key, u.value, $2, run.created_at
-    FROM run, unnest($36::text[], $37::text[]) AS u (key, value)
+    SELECT run.id, u.key, u.value, g.namespace, run.created_at
+    FROM run JOIN wanted u ON u.run_id = run.id JOIN given g ON g.id = run.id
+    -- Not left to the conflict: that locks, and so writes, what is the same.
+    WHERE NOT EXISTS (SELECT FROM run_labels l WHERE l.run_id = u.run_id AND l.key = u.key AND l.value = u.value)
     ON CONFLICT (run_id, key) DO UPDATE SET value = EXCLUDED.value WHERE l.value <> EXCLUDED.value
+), no_label AS (
+    DELETE FROM run_labels l USING run
+    WHERE l.run_id = run.id AND NOT EXISTS (SELECT FROM wanted u WHERE u.run_id = l.run_id AND u.key = l.key)
 ), kill AS (
     -- Written down once, however often the run is mirrored.
     INSERT INTO audit (at, actor, action, allowed, namespace, run_id, session_id, detail, request)
-    SELECT coalesce($39::timestamptz, now()), 'unknown', 'kill', true, $2, run.id, $1, $40, $38
-    FROM run WHERE $38::text IS NOT NULL
+    SELECT coalesce(g.kill_at, now()), 'unknown', 'kill', true, g.namespace, run.id, g.session_id,
+           g.kill_detail, g.kill_request
+    FROM run JOIN given g ON g.id = run.id WHERE g.kill_request IS NOT NULL
     ON CONFLICT DO NOTHING
-), no_label AS (
-    DELETE FROM run_labels l USING run WHERE l.run_id = run.id AND l.key <> ALL ($36::text[])
 )
--- From `run`, so that the run's row is locked before its attempts', as everywhere.
+-- From `run`, so that a run's row is locked before its attempts', as everywhere.
 INSERT INTO run_attempts AS a
     (run_id, attempt, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens,
      cost_micro_usd, turns, requests, estimated_requests, changes, missing_from)
 SELECT run.id, u.attempt, u.input, u.output, u.cache_read, u.cache_creation,
        u.cost, u.turns, u.requests, u.estimated,
-       CASE WHEN u.attempt = $14 THEN $30::jsonb END,
-       CASE WHEN u.attempt = $14 THEN $31::bigint END
-FROM run, unnest($21::int[], $22::bigint[], $23::bigint[], $24::bigint[], $25::bigint[],
-                 $26::bigint[], $27::bigint[], $28::bigint[], $29::bigint[])
-     AS u (attempt, input, output, cache_read, cache_creation, cost, turns, requests, estimated)
+       CASE WHEN u.attempt = g.attempt THEN g.changes END,
+       CASE WHEN u.attempt = g.attempt THEN g.missing_from END
+FROM run JOIN given g ON g.id = run.id
+JOIN unnest($33::uuid[], $34::int[], $35::bigint[], $36::bigint[], $37::bigint[], $38::bigint[],
+            $39::bigint[], $40::bigint[], $41::bigint[], $42::bigint[])
+     AS u (run_id, attempt, input, output, cache_read, cache_creation, cost, turns, requests, estimated)
+     ON u.run_id = run.id
 ON CONFLICT (run_id, attempt) DO UPDATE SET
     input_tokens = greatest(a.input_tokens, EXCLUDED.input_tokens),
     output_tokens = greatest(a.output_tokens, EXCLUDED.output_tokens),

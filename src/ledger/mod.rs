@@ -12,6 +12,7 @@ mod effects;
 mod error;
 mod figures;
 mod grants;
+mod lanes;
 pub mod legacy;
 mod lookup;
 pub mod migrate;

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -11,8 +12,11 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor as _, PgPool};
 use tokio::sync::Mutex;
 use url::Url;
+use uuid::Uuid;
 
 use super::Error;
+use super::lanes::Lane;
+use super::mirror::Row;
 
 /// Most connections of one process. The server's batches and the controller's mirror are short.
 const MAX_CONNECTIONS: u32 = 10;
@@ -21,6 +25,11 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// Longest life of one operation on an open connection.
 const OPERATION: Duration = Duration::from_secs(60);
 
+/// Longest wait for what is written together, and for its connection. Who waited that long does it alone.
+pub(super) const TOGETHER: Duration = Duration::from_secs(2);
+/// Writers of what is written together.
+const LANES: usize = 2;
+
 /// The ledger's database.
 #[derive(Debug)]
 pub struct Ledger {
@@ -28,6 +37,10 @@ pub struct Ledger {
     /// For the queries of people, which leave out or name filters: each is planned for what it asks,
     /// and none holds up a writer.
     pub(super) readers: PgPool,
+    /// For what is written together: as many connections as lanes.
+    pub(super) together: PgPool,
+    /// Where runs to be mirrored meet.
+    lanes: [Arc<Lane<Row>>; LANES],
     /// The cluster whose runs are written, where that is known.
     pub(super) cluster: Option<String>,
     /// Models whose price was found to be unknown, so that it is said once.
@@ -41,23 +54,20 @@ impl Ledger {
     /// TLS is as its `sslmode` says. To be called within a tokio runtime.
     pub fn connect(url: &str) -> Result<Self, Error> {
         let options = options(url)?;
-        let readers = Self::pool()
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    // The second is for disks without a head to move: it lets an index win that reads
-                    // few rows from many places over one that reads many from few.
-                    connection
-                        .execute(
-                            "SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1",
-                        )
-                        .await?;
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options.clone());
+        // The second is for disks without a head to move: it lets an index win that reads few rows from
+        // many places over one that reads many from few.
+        let readers =
+            Self::pool_with("SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1");
+        // To plan these anew for each call would take longer than to do what they say.
+        let together =
+            Self::pool_with("SET plan_cache_mode = force_generic_plan; SET lock_timeout = '250ms'")
+                .max_connections(u32::try_from(LANES).unwrap_or(u32::MAX))
+                .acquire_timeout(TOGETHER);
         Ok(Self {
+            readers: readers.connect_lazy_with(options.clone()),
+            together: together.connect_lazy_with(options.clone()),
             pool: Self::pool().connect_lazy_with(options),
-            readers,
+            lanes: Default::default(),
             cluster: None,
             unpriced: std::sync::Mutex::default(),
             partition: Mutex::new(None),
@@ -70,6 +80,22 @@ impl Ledger {
             cluster: Some(cluster),
             ..self
         }
+    }
+
+    /// The lane of a session's runs. That two lanes never write to the same session keeps them from
+    /// waiting for each other in a ring.
+    pub(super) fn lane_of(&self, session: Uuid) -> &Arc<Lane<Row>> {
+        &self.lanes[usize::from(session.as_bytes()[15]) % LANES]
+    }
+
+    /// Options of a pool whose connections are set up like this.
+    fn pool_with(settings: &'static str) -> PgPoolOptions {
+        Self::pool().after_connect(move |connection, _| {
+            Box::pin(async move {
+                connection.execute(settings).await?;
+                Ok(())
+            })
+        })
     }
 
     fn pool() -> PgPoolOptions {
@@ -101,6 +127,7 @@ impl Ledger {
     /// Ends the connections in use at their end, and opens no more.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.together.close().await;
         self.pool.close().await;
     }
 

@@ -62,9 +62,14 @@ impl Ledger {
                 "WITH gone AS (
                      UPDATE workspaces SET removed_at = greatest($2, created_at)
                      WHERE id = ANY ($1) AND removed_at IS NULL
+                 ), run AS (
+                     SELECT id FROM workflow_runs
+                     WHERE workspace_id = ANY ($3) AND NOT workspace_cleaned_up
+                     -- In the order in which they are mirrored.
+                     ORDER BY id FOR NO KEY UPDATE
                  )
                  UPDATE workflow_runs SET workspace_cleaned_up = true
-                 WHERE workspace_id = ANY ($3) AND NOT workspace_cleaned_up",
+                 WHERE id IN (SELECT id FROM run)",
                 ids,
                 now.to_sqlx() as _,
                 &texts,
@@ -98,8 +103,13 @@ impl Ledger {
     pub async fn cleaned_up(&self, runs: &[Uuid]) -> Result<(), Error> {
         Self::tries(|| async {
             sqlx::query!(
-                "UPDATE workflow_runs SET workspace_cleaned_up = true
-                 WHERE id = ANY ($1) AND NOT workspace_persistent AND NOT workspace_cleaned_up",
+                "WITH run AS (
+                     SELECT id FROM workflow_runs
+                     WHERE id = ANY ($1) AND NOT workspace_persistent AND NOT workspace_cleaned_up
+                     -- In the order in which they are mirrored.
+                     ORDER BY id FOR NO KEY UPDATE
+                 )
+                 UPDATE workflow_runs SET workspace_cleaned_up = true WHERE id IN (SELECT id FROM run)",
                 runs
             )
             .execute(&self.pool)

@@ -1,0 +1,178 @@
+use std::sync::Mutex;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+#[derive(Debug)]
+struct Word {
+    key: u128,
+    text: &'static str,
+}
+
+impl Joins for Word {
+    fn key(&self) -> Uuid {
+        Uuid::from_u128(self.key)
+    }
+}
+
+/// A lane whose writes wait until they are let, and end as they are told.
+#[derive(Clone)]
+struct Scene {
+    lane: Arc<Lane<Word>>,
+    /// Writes that began.
+    written: Arc<Mutex<Vec<Vec<&'static str>>>>,
+    /// Those that came to their end.
+    ended: Arc<Mutex<Vec<&'static str>>>,
+    let_through: Arc<Semaphore>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            lane: Arc::default(),
+            written: Arc::default(),
+            ended: Arc::default(),
+            let_through: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    /// Hands in, and has come so far that it waits. What is called `bad` can't be written, and
+    /// `worse` doesn't even come to an answer.
+    async fn hand_in(&self, key: u128, text: &'static str) -> JoinHandle<bool> {
+        let scene = self.clone();
+        let task = tokio::spawn(async move {
+            let inner = scene.clone();
+            scene
+                .lane
+                .join(Arc::new(Word { key, text }), move |words| {
+                    let scene = inner.clone();
+                    async move {
+                        let texts: Vec<_> = words.iter().map(|word| word.text).collect();
+                        scene.written.lock().unwrap().push(texts.clone());
+                        scene.let_through.acquire().await.unwrap().forget();
+                        assert!(!texts.contains(&"worse"), "as it was told to");
+                        scene.ended.lock().unwrap().extend(&texts);
+                        !texts.contains(&"bad")
+                    }
+                })
+                .await
+        });
+        self.settle().await;
+        task
+    }
+
+    /// Lets every task come as far as it can: on one thread, those that can go on do so in turn.
+    async fn settle(&self) {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn written(&self) -> Vec<Vec<&'static str>> {
+        self.written.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn who_comes_while_a_write_is_under_way_joins_the_next_one() {
+    let scene = Scene::new();
+    let mut tasks = vec![scene.hand_in(1, "a").await];
+    for (key, text) in [(2, "b"), (3, "c"), (4, "d")] {
+        tasks.push(scene.hand_in(key, text).await);
+    }
+    assert_eq!(scene.written(), [vec!["a"]]);
+    scene.let_through.add_permits(2);
+    for task in tasks {
+        assert!(task.await.unwrap());
+    }
+    assert_eq!(scene.written(), [vec!["a"], vec!["b", "c", "d"]]);
+}
+
+#[tokio::test]
+async fn what_is_of_one_key_is_written_one_after_the_other_in_the_order_it_came() {
+    let scene = Scene::new();
+    let mut tasks = vec![scene.hand_in(1, "first").await];
+    for (key, text) in [(2, "old"), (2, "new"), (3, "other"), (2, "newest")] {
+        tasks.push(scene.hand_in(key, text).await);
+    }
+    scene.let_through.add_permits(9);
+    for task in tasks {
+        assert!(task.await.unwrap());
+    }
+    assert_eq!(
+        scene.written(),
+        [
+            vec!["first"],
+            vec!["old", "other"],
+            vec!["new"],
+            vec!["newest"]
+        ]
+    );
+}
+
+#[tokio::test]
+async fn no_more_are_written_together_than_the_most_and_none_is_forgotten() {
+    let scene = Scene::new();
+    let mut tasks = vec![scene.hand_in(0, "first").await];
+    for key in 1..=150 {
+        tasks.push(scene.hand_in(key, "x").await);
+    }
+    tasks.push(scene.hand_in(150, "y").await);
+    scene.let_through.add_permits(9);
+    for task in tasks {
+        assert!(task.await.unwrap());
+    }
+    let sizes: Vec<_> = scene.written().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [1, MOST, MOST, 150 - 2 * MOST, 1]);
+}
+
+#[tokio::test]
+async fn when_one_cannot_be_written_all_of_its_write_are_told_to_do_it_alone_and_later_ones_not() {
+    let scene = Scene::new();
+    let first = scene.hand_in(1, "a").await;
+    let together = [scene.hand_in(2, "b").await, scene.hand_in(3, "bad").await];
+    scene.let_through.add_permits(2);
+    assert!(first.await.unwrap());
+    for task in together {
+        assert!(!task.await.unwrap());
+    }
+    let later = scene.hand_in(2, "c").await;
+    scene.let_through.add_permits(1);
+    assert!(later.await.unwrap());
+}
+
+#[tokio::test]
+async fn who_goes_away_while_it_waits_takes_back_what_it_handed_in() {
+    let scene = Scene::new();
+    let first = scene.hand_in(1, "a").await;
+    let (gone, stays) = (scene.hand_in(2, "gone").await, scene.hand_in(3, "b").await);
+    gone.abort();
+    scene.settle().await;
+    scene.let_through.add_permits(2);
+    assert!(first.await.unwrap() && stays.await.unwrap());
+    assert_eq!(scene.written(), [vec!["a"], vec!["b"]]);
+}
+
+#[tokio::test]
+async fn who_began_the_write_may_go_away_and_the_others_are_written() {
+    let scene = Scene::new();
+    let first = scene.hand_in(1, "a").await;
+    let other = scene.hand_in(2, "b").await;
+    first.abort();
+    scene.settle().await;
+    scene.let_through.add_permits(2);
+    assert!(other.await.unwrap());
+    assert_eq!(*scene.ended.lock().unwrap(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_write_that_dies_is_answered_and_the_lane_goes_on() {
+    let scene = Scene::new();
+    let dies = scene.hand_in(1, "worse").await;
+    let next = scene.hand_in(2, "b").await;
+    scene.let_through.add_permits(2);
+    assert!(!dies.await.unwrap());
+    assert!(next.await.unwrap());
+}
