@@ -264,4 +264,18 @@ mod tests {
         }
         assert!(told > 200);
     }
+
+    #[test]
+    fn an_index_that_takes_one_object_for_another_is_not_believed() {
+        let (_dir, objects, all) = repository();
+        let path = the_file(&objects, "idx");
+        let mut index = std::fs::read(&path).unwrap();
+        // The places of all, behind the names and their sums, in another order.
+        let places = 8 + 1024 + all.len() * 24;
+        index[places..places + all.len() * 4].rotate_left(4);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, index).unwrap();
+        let packs = Packs::open(&objects);
+        assert!(all.iter().all(|(id, _)| packs.read(*id).is_none()));
+    }
 }
