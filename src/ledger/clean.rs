@@ -41,6 +41,18 @@ pub(super) fn value(value: &mut Value) -> bool {
     }
 }
 
+/// The JSON of what is known to have one, without U+0000, and whether it held any.
+pub(super) fn json(of: &impl serde::Serialize) -> Result<(String, bool), serde_json::Error> {
+    let text = serde_json::to_string(of)?;
+    // A look for the letters is cheap. What has them may still mean a backslash that was escaped.
+    if !text.contains("\\u0000") {
+        return Ok((text, false));
+    }
+    let mut value = serde_json::to_value(of)?;
+    let held = self::value(&mut value);
+    Ok((value.to_string(), held))
+}
+
 /// The text's first `max` characters: for columns that are bounded or indexed.
 pub(super) fn cut(text: &str, max: usize) -> String {
     text.chars().take(max).collect()
@@ -61,6 +73,18 @@ mod tests {
             json!({"a\u{fffd}": ["\u{fffd}", {"b": "x\u{fffd}y"}, 1], "c": "\u{fffd}"})
         );
         assert!(!value(&mut v));
+    }
+
+    #[test]
+    fn json_is_altered_only_where_it_means_a_nul() {
+        for (given, expected) in [
+            (json!(["a", 1]), (r#"["a",1]"#, false)),
+            (json!(["\0"]), ("[\"\u{fffd}\"]", true)),
+            (json!(["\\u0000"]), (r#"["\\u0000"]"#, false)),
+        ] {
+            let (text, altered) = super::json(&given).unwrap();
+            assert_eq!((&*text, altered), expected);
+        }
     }
 
     #[test]

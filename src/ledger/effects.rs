@@ -3,6 +3,7 @@
 //! filled in once, or the word of the highest sequence: so neither order nor repetition matters.
 
 mod message;
+mod told;
 
 use std::collections::HashSet;
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 pub(super) use self::message::MessageRow;
 use self::message::message_row;
+use self::told::Told;
 use super::Error;
 use super::clean;
 use super::figures::{self, Figures, MAX_ATTEMPT, figure};
@@ -29,9 +31,7 @@ pub(super) struct Stored {
 pub(super) struct EventRow {
     pub(super) sequence: i64,
     pub(super) at: Timestamp,
-    pub(super) kind: String,
-    pub(super) body: Value,
-    pub(super) altered: bool,
+    pub(super) told: Told,
     pub(super) effect: Effect,
 }
 
@@ -118,6 +118,13 @@ impl Stored {
         Ok(Self { attempt, events })
     }
 
+    /// The events of those sequences (rising, all of this batch).
+    pub(super) fn among(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
+        self.events
+            .iter()
+            .filter(|row| new.binary_search(&row.sequence).is_ok())
+    }
+
     /// What the events of those sequences (rising, all of this batch) change in the attempt's row.
     pub(super) fn change(&self, new: &[i64]) -> AttemptChange {
         let mut change = AttemptChange::default();
@@ -157,12 +164,6 @@ impl Stored {
             _ => None,
         });
         patches.last()
-    }
-
-    fn among(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
-        self.events
-            .iter()
-            .filter(|row| new.binary_search(&row.sequence).is_ok())
     }
 }
 
@@ -205,28 +206,11 @@ impl AttemptChange {
 impl EventRow {
     fn of(event: &Event, attempt: i32) -> Result<Self, &'static str> {
         let sequence = figure("its sequence", event.sequence)?;
-        // The patch itself is kept once, in its own table.
-        let told = match &event.body {
-            EventBody::Patch(patch) => {
-                serde_json::to_value(EventBody::Patch(Box::new(patch.without_text())))
-            }
-            body => serde_json::to_value(body),
-        };
-        let (kind, mut body) = match told {
-            Ok(Value::Object(mut map)) => match map.shift_remove("type") {
-                Some(Value::String(kind)) => (kind, Value::Object(map)),
-                _ => return Err("its type"),
-            },
-            _ => return Err("its body"),
-        };
-        let altered = clean::value(&mut body);
         let effect = effect(&event.body, attempt)?;
         Ok(Self {
             sequence,
             at: event.at,
-            kind,
-            body,
-            altered,
+            told: Told::of(&event.body)?,
             effect,
         })
     }

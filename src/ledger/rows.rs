@@ -4,12 +4,11 @@
 
 use jiff::civil::Date;
 use jiff_sqlx::ToSqlx;
-use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
 use super::Error;
-use super::effects::{RequestRow, Stored, UNKNOWN_MODEL, WORKFLOW_START};
+use super::effects::{MessageRow, RequestRow, Stored, UNKNOWN_MODEL, WORKFLOW_START};
 use crate::wire::Batch;
 
 /// Key of an attempt's rows.
@@ -32,14 +31,14 @@ pub(super) async fn insert_events(
     let events = &stored.events;
     let sequences: Vec<i64> = events.iter().map(|e| e.sequence).collect();
     let ats: Vec<jiff_sqlx::Timestamp> = events.iter().map(|e| e.at.to_sqlx()).collect();
-    let kinds: Vec<String> = events.iter().map(|e| e.kind.clone()).collect();
-    let bodies: Vec<Value> = events.iter().map(|e| e.body.clone()).collect();
-    let altered: Vec<bool> = events.iter().map(|e| e.altered).collect();
+    let kinds: Vec<&str> = events.iter().map(|e| &*e.told.kind).collect();
+    let bodies: Vec<&str> = events.iter().map(|e| &*e.told.body).collect();
+    let altered: Vec<bool> = events.iter().map(|e| e.told.altered).collect();
     let mut new = sqlx::query_scalar!(
         "INSERT INTO run_events (run_id, attempt, sequence, started_day, at, type, body, altered)
-         SELECT $1, $2, u.sequence, $3, u.at, u.type, u.body, u.altered
-         FROM unnest($4::bigint[], $5::timestamptz[], $6::text[], $7::jsonb[], $8::bool[])
-              AS u (sequence, at, type, body, altered)
+         -- Not from unnest, where each array would become a table first: that took most of the time.
+         SELECT $1, $2, unnest($4::bigint[]), $3, unnest($5::timestamptz[]), unnest($6::text[]),
+                unnest($7::text[])::jsonb, unnest($8::bool[])
          ON CONFLICT DO NOTHING
          RETURNING sequence",
         attempt.run,
@@ -47,8 +46,8 @@ pub(super) async fn insert_events(
         day.to_sqlx() as _,
         &sequences,
         ats as _,
-        &kinds,
-        &bodies,
+        &kinds as &[&str],
+        &bodies as &[&str],
         &altered,
     )
     .fetch_all(&mut **tx)
@@ -71,54 +70,61 @@ pub(super) async fn insert_messages(
     }
     let ids: Vec<Uuid> = rows.iter().map(|(_, m)| m.id).collect();
     let sequences: Vec<i64> = rows.iter().map(|(e, _)| e.sequence).collect();
-    let roles: Vec<String> = rows.iter().map(|(_, m)| m.role.to_owned()).collect();
-    let kinds: Vec<String> = rows.iter().map(|(_, m)| m.kind.to_owned()).collect();
-    let texts: Vec<String> = rows.iter().map(|(_, m)| m.text.clone()).collect();
-    let raw: Vec<Value> = rows.iter().map(|(_, m)| m.raw_payload.clone()).collect();
-    let calls: Vec<Value> = rows.iter().map(|(_, m)| m.tool_calls.clone()).collect();
-    let outputs: Vec<Value> = rows.iter().map(|(_, m)| m.tool_outputs.clone()).collect();
-    let usages: Vec<Value> = rows.iter().map(|(_, m)| m.usage.clone()).collect();
+    let text = |of: fn(&MessageRow) -> &str| rows.iter().map(|(_, m)| of(m)).collect::<Vec<_>>();
     let ats: Vec<jiff_sqlx::Timestamp> = rows.iter().map(|(e, _)| e.at.to_sqlx()).collect();
-    sqlx::query!(
-        "WITH known AS (
-             SELECT count(*) AS n FROM messages WHERE id = ANY ($3)
-         ), session AS (
+    let new = sqlx::query_scalar!(
+        r#"WITH session AS (
              UPDATE sessions SET
-                 message_count = message_count + cardinality($3) - known.n::int,
-                 last_position = last_position + cardinality($3),
+                 message_count = message_count + cardinality($3::uuid[]),
+                 last_position = last_position + cardinality($3::uuid[]),
                  metadata = metadata || jsonb_build_object('run_id', $2::uuid)
-             FROM known WHERE id = $1
-             RETURNING last_position - cardinality($3) AS position
+             WHERE id = $1
+             RETURNING last_position - cardinality($3::uuid[]) AS position
+         ), said AS (
+             INSERT INTO messages AS m (id, session_id, run_id, position, sequence, role, message_type,
+                                        text_content, raw_payload, tool_calls, tool_outputs, usage, created_at)
+             -- Not from unnest, as above.
+             SELECT unnest($3::uuid[]), $1, $2, session.position + generate_series(1, cardinality($3::uuid[])),
+                    unnest($4::bigint[]), unnest($5::text[]), unnest($6::text[]), unnest($7::text[]),
+                    unnest($8::text[])::jsonb, unnest($9::text[])::jsonb, unnest($10::text[])::jsonb,
+                    unnest($11::text[])::jsonb, unnest($12::timestamptz[])
+             FROM session
+             -- Said in two attempts (the task is), it was said first when it was said first, also
+             -- where the later attempt's word came before.
+             ON CONFLICT (id) DO UPDATE SET
+                 created_at = EXCLUDED.created_at,
+                 sequence = EXCLUDED.sequence,
+                 raw_payload = m.raw_payload || EXCLUDED.raw_payload
+             WHERE m.run_id = EXCLUDED.run_id AND EXCLUDED.created_at < m.created_at
+             -- A row that was there before has been locked for its update.
+             RETURNING m.xmax = 0 AS new
          )
-         INSERT INTO messages AS m (id, session_id, run_id, position, sequence, role, message_type, text_content,
-                               raw_payload, tool_calls, tool_outputs, usage, created_at)
-         SELECT u.id, $1, $2, session.position + u.n, u.sequence, u.role, u.kind, u.text,
-                u.raw, u.calls, u.outputs, u.usage, u.at
-         FROM session, unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[],
-                              $8::jsonb[], $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::timestamptz[])
-              WITH ORDINALITY AS u (id, sequence, role, kind, text, raw, calls, outputs, usage, at, n)
-         -- Said in two attempts (the task is), it was said first when it was said first, also
-         -- where the later attempt's word came before.
-         ON CONFLICT (id) DO UPDATE SET
-             created_at = EXCLUDED.created_at,
-             sequence = EXCLUDED.sequence,
-             raw_payload = m.raw_payload || EXCLUDED.raw_payload
-         WHERE m.run_id = EXCLUDED.run_id AND EXCLUDED.created_at < m.created_at",
+         SELECT count(*) FILTER (WHERE new) AS "new!" FROM said"#,
         batch.session_id,
         batch.run_id,
         &ids,
         &sequences,
-        &roles,
-        &kinds,
-        &texts,
-        &raw,
-        &calls,
-        &outputs,
-        &usages,
+        &text(|m| m.role) as &[&str],
+        &text(|m| m.kind) as &[&str],
+        &text(|m| &m.text) as &[&str],
+        &text(|m| &m.raw_payload) as &[&str],
+        &text(|m| &m.tool_calls) as &[&str],
+        &text(|m| &m.tool_outputs) as &[&str],
+        &text(|m| &m.usage) as &[&str],
         ats as _,
     )
-    .execute(&mut **tx)
+    .fetch_one(&mut **tx)
     .await?;
+    let known = rows.len() - usize::try_from(new).unwrap_or_default();
+    if known > 0 {
+        sqlx::query!(
+            "UPDATE sessions SET message_count = message_count - $2 WHERE id = $1",
+            batch.session_id,
+            i32::try_from(known).unwrap_or(i32::MAX),
+        )
+        .execute(&mut **tx)
+        .await?;
+    }
     if let Some((_, task)) = rows.iter().find(|(_, m)| m.kind == WORKFLOW_START) {
         sqlx::query!(
             "UPDATE workflow_runs SET task_input = $2 WHERE id = $1 AND task_input = runledger_no_task()",
@@ -181,20 +187,29 @@ pub(super) async fn insert_requests(
     let models: Vec<String> = requests.iter().map(|(_, r)| r.model.clone()).collect();
     let column =
         |of: fn(&RequestRow) -> i64| requests.iter().map(|(_, r)| of(r)).collect::<Vec<_>>();
-    // A request that nothing was used by (it was refused) has no price and needs none.
+    // Priced together where the prices are the same, which they are between two of their dates. What
+    // nothing was used of (a request may be refused) has no price and needs none.
     let rows = sqlx::query!(
-        "INSERT INTO run_model_usage AS m
+        "WITH priced AS (
+             SELECT u.model, sum(u.input)::bigint AS input, sum(u.output)::bigint AS output,
+                    sum(u.cache_read)::bigint AS cache_read, sum(u.cache_creation)::bigint AS cache_creation,
+                    count(*) AS requests, sum(u.estimated) AS estimated, sum(u.milliseconds) AS milliseconds,
+                    min(u.at) AS first_at, max(u.at) AS last_at
+             FROM unnest($3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+                         $9::bigint[], $10::bigint[])
+                  AS u (model, at, input, output, cache_read, cache_creation, estimated, milliseconds)
+             GROUP BY u.model, width_bucket(u.at, ARRAY(SELECT DISTINCT valid_from FROM model_prices ORDER BY 1))
+         )
+         INSERT INTO run_model_usage AS m
              (run_id, attempt, model, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens,
               requests, estimated_requests, api_milliseconds, first_at, cost_micro_usd)
-         SELECT $1, $2, u.model, sum(u.input)::bigint, sum(u.output)::bigint, sum(u.cache_read)::bigint,
-                sum(u.cache_creation)::bigint, count(*), sum(u.estimated)::bigint, sum(u.milliseconds)::bigint,
-                min(u.at), CASE WHEN bool_and(c.cost IS NOT NULL) THEN sum(c.cost) END
-         FROM unnest($3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-                     $9::bigint[], $10::bigint[])
-              AS u (model, at, input, output, cache_read, cache_creation, estimated, milliseconds)
-         CROSS JOIN LATERAL (SELECT runledger_cost(
-              u.model, u.at, u.input, u.output, u.cache_read, u.cache_creation) AS cost) c
-         GROUP BY u.model
+         SELECT $1, $2, p.model, sum(p.input)::bigint, sum(p.output)::bigint, sum(p.cache_read)::bigint,
+                sum(p.cache_creation)::bigint, sum(p.requests)::bigint, sum(p.estimated)::bigint,
+                sum(p.milliseconds)::bigint, min(p.first_at),
+                CASE WHEN bool_and(c.cost IS NOT NULL) THEN sum(c.cost) END
+         FROM priced p CROSS JOIN LATERAL (SELECT runledger_cost(
+              p.model, p.last_at, p.input, p.output, p.cache_read, p.cache_creation) AS cost) c
+         GROUP BY p.model
          ON CONFLICT (run_id, attempt, model) DO UPDATE SET
              input_tokens = m.input_tokens + EXCLUDED.input_tokens,
              output_tokens = m.output_tokens + EXCLUDED.output_tokens,

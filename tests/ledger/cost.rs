@@ -99,6 +99,31 @@ async fn the_price_of_the_day_counts() {
 }
 
 #[tokio::test]
+async fn each_request_of_a_batch_costs_what_its_own_moment_says() {
+    let db = migrated().await;
+    let later = PRICES
+        .replace("2026-01-01", "2026-07-01")
+        .replace("input: 3,", "input: 900,");
+    load(&db, &format!("{PRICES}{later}")).await;
+    let mut all = without_cost(1, 3);
+    let moments = [
+        "2026-06-30T23:59:59.999999Z",
+        "2026-07-01T00:00:00Z",
+        "2026-07-01T00:00:01Z",
+    ];
+    let ends = all
+        .iter_mut()
+        .filter(|event| matches!(event.body, EventBody::RequestEnded { .. }));
+    for (event, moment) in ends.zip(moments) {
+        event.at = moment.parse().unwrap();
+    }
+    store(&db, 1, &all).await;
+    // 131.25 micro-dollars, and twice 9101.25.
+    let models = "SELECT (model, requests, cost_micro_usd) FROM run_model_usage";
+    assert_eq!(db.one(models).await.unwrap(), "(claude-x,3,18333.750000)");
+}
+
+#[tokio::test]
 async fn an_unknown_model_has_an_unknown_cost_until_its_price_is_loaded() {
     let db = migrated().await;
     load(

@@ -15,10 +15,11 @@ pub(in crate::ledger) struct MessageRow {
     pub(in crate::ledger) role: &'static str,
     pub(in crate::ledger) kind: &'static str,
     pub(in crate::ledger) text: String,
-    pub(in crate::ledger) raw_payload: Value,
-    pub(in crate::ledger) tool_calls: Value,
-    pub(in crate::ledger) tool_outputs: Value,
-    pub(in crate::ledger) usage: Value,
+    /// JSON of an object, and so is the usage; of lists the calls and what came of them.
+    pub(in crate::ledger) raw_payload: String,
+    pub(in crate::ledger) tool_calls: String,
+    pub(in crate::ledger) tool_outputs: String,
+    pub(in crate::ledger) usage: String,
     /// Names of the tools that it calls, for `run_tools`.
     pub(in crate::ledger) tools: Vec<String>,
 }
@@ -31,12 +32,11 @@ pub(super) fn message_row(message: &Message, attempt: i32) -> Result<MessageRow,
     if let Some(model) = name("its model", message.model.as_deref(), figures::MAX_NAME)? {
         raw_payload.insert("model".to_owned(), json!(model));
     }
-    let (text, mut altered) = clean::text(&message.text);
-    let mut tool_calls = Value::Array(message.tool_calls.clone());
-    let mut tool_outputs = Value::Array(message.tool_outputs.clone());
-    altered |= clean::value(&mut tool_calls);
-    altered |= clean::value(&mut tool_outputs);
-    if altered {
+    let (text, text_altered) = clean::text(&message.text);
+    let json = |list| clean::json(list).map_err(|_| "its tools");
+    let (tool_calls, calls_altered) = json(&message.tool_calls)?;
+    let (tool_outputs, outputs_altered) = json(&message.tool_outputs)?;
+    if text_altered || calls_altered || outputs_altered {
         raw_payload.insert("altered".to_owned(), json!(true));
     }
     let usage = match message.tokens {
@@ -51,8 +51,9 @@ pub(super) fn message_row(message: &Message, attempt: i32) -> Result<MessageRow,
                 "cache_read_input_tokens": tokens.cache_read,
                 "cache_creation_input_tokens": tokens.cache_creation,
             })
+            .to_string()
         }
-        None => json!({}),
+        None => "{}".to_owned(),
     };
     let tools = message
         .tool_calls
@@ -73,7 +74,7 @@ pub(super) fn message_row(message: &Message, attempt: i32) -> Result<MessageRow,
             MessageKind::ToolResult => "tool_result",
         },
         text,
-        raw_payload: Value::Object(raw_payload),
+        raw_payload: Value::Object(raw_payload).to_string(),
         tool_calls,
         tool_outputs,
         usage,

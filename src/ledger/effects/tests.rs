@@ -84,6 +84,7 @@ fn a_message_with_a_nul_is_marked_as_altered() {
     };
     let row = message_row(&message, 1).unwrap();
     assert_eq!(row.text, "a\u{fffd}b");
-    assert_eq!(row.raw_payload["altered"], json!(true));
-    assert_eq!(row.tool_calls[0]["input"], json!("\u{fffd}"));
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    assert_eq!(json(&row.raw_payload)["altered"], json!(true));
+    assert_eq!(json(&row.tool_calls)[0]["input"], json!("\u{fffd}"));
 }
