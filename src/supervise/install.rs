@@ -6,15 +6,18 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Copies the running binary into the folder. One that is there is whole, and the agent may run it:
-/// a supervisor that was restarted leaves it.
+/// Copies the running binary into the folder. A supervisor that was restarted leaves what is there, since
+/// the agent may run it, unless its size is another: a node that lost its power may have kept the name of
+/// the file and not its content.
 pub(super) fn install(folder: &Path) -> io::Result<()> {
     let there = folder.join("runledger");
-    if there.exists() {
+    let own = std::env::current_exe()?;
+    let whole = fs::metadata(&own)?.len();
+    if fs::metadata(&there).is_ok_and(|file| file.len() == whole) {
         return Ok(());
     }
     let beside = folder.join(".runledger.new");
-    fs::copy(std::env::current_exe()?, &beside)?;
+    fs::copy(own, &beside)?;
     fs::set_permissions(&beside, fs::Permissions::from_mode(0o755))?;
     fs::rename(&beside, there)
 }
@@ -22,6 +25,8 @@ pub(super) fn install(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -37,8 +42,13 @@ mod tests {
         assert_eq!(meta.permissions().mode() & 0o777, 0o755);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
-        fs::write(&there, "run by the agent").unwrap();
+        let installed = meta.ino();
         install(folder.path()).unwrap();
-        assert_eq!(fs::read_to_string(&there).unwrap(), "run by the agent");
+        assert_eq!(fs::metadata(&there).unwrap().ino(), installed);
+
+        // What a loss of power left.
+        fs::write(&there, "").unwrap();
+        install(folder.path()).unwrap();
+        assert_eq!(fs::metadata(&there).unwrap().len(), own.len());
     }
 }
