@@ -1,6 +1,7 @@
 //! Events are stored once each, whatever the network made of their batches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use runledger::api::run::Phase;
 use runledger::ledger::Error;
@@ -277,9 +278,13 @@ async fn partitions_are_made_by_many_at_once_and_come_back_when_dropped() {
 async fn until_they_wait(db: &Database, others: u32) {
     let waiting = "SELECT count(*) FROM pg_stat_activity
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while db.one(waiting).await.unwrap() != others.to_string() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let until = async {
+        while db.one(waiting).await.unwrap() != others.to_string() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let patience = Duration::from_secs(120);
+    tokio::time::timeout(patience, until).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
