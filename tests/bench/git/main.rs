@@ -10,6 +10,7 @@
 
 #[path = "../../git/lab.rs"]
 mod lab;
+mod memory;
 #[path = "../../git/nginx.rs"]
 mod nginx;
 #[path = "../../git/server.rs"]
@@ -17,7 +18,7 @@ mod server;
 
 use std::fmt::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -166,7 +167,7 @@ fn clone() {
         clone.arg(&theirs).env("GIT_SSL_CAINFO", &nginx.ca);
         clone
     };
-    let this = std::env::current_exe().unwrap();
+    let this = memory::copy_of_this(dir.path());
     let ours = || {
         let mut command = Command::new(&this);
         command
@@ -263,7 +264,7 @@ fn take_over() {
     let dir = lab.dir.path();
     let (trusted, kept, theirs) = (dir.join("state"), dir.join("kept"), dir.join("theirs.git"));
     copy(&trusted, &kept);
-    let this = std::env::current_exe().unwrap();
+    let this = memory::copy_of_this(dir);
     let ours = || {
         let mut command = Command::new(&this);
         command.arg("take-over").arg(dir);
@@ -300,18 +301,23 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The best of some rounds of both, in turn.
+/// The best time of some rounds of both, in turn, and the most memory of some more.
 fn row(what: &str, gits: impl Fn() -> Command, ours: impl Fn() -> Command, prepare: impl Fn()) {
     let (mut git, mut own) = ((f64::MAX, 0.0), (f64::MAX, 0.0));
     for _ in 0..ROUNDS {
         prepare();
         for (command, best) in [(gits(), &mut git), (ours(), &mut own)] {
-            let (time, memory) = measure(command);
-            *best = (best.0.min(time), f64::max(best.1, memory));
+            best.0 = f64::min(best.0, milliseconds(command));
+        }
+    }
+    for _ in 0..memory::ROUNDS {
+        prepare();
+        for (command, best) in [(gits(), &mut git), (ours(), &mut own)] {
+            best.1 = f64::max(best.1, memory::mebibytes(command));
         }
     }
     println!(
-        "| {what} | {:.0} | {:.0} | {:.2} | {:.0} | {:.0} | {:.2} |",
+        "| {what} | {:.0} | {:.0} | {:.2} | {:.1} | {:.1} | {:.2} |",
         git.0,
         own.0,
         own.0 / git.0,
@@ -321,30 +327,18 @@ fn row(what: &str, gits: impl Fn() -> Command, ours: impl Fn() -> Command, prepa
     );
 }
 
-/// Milliseconds and MiB at the most of a process.
-fn measure(mut command: Command) -> (f64, f64) {
+fn start(command: &mut Command) -> Child {
     // As in a pod, where they are not set: OpenSSL reads what they name as soon as it is there.
     command
         .env_remove("SSL_CERT_FILE")
-        .env_remove("SSL_CERT_DIR");
+        .env_remove("SSL_CERT_DIR")
+        .stdout(Stdio::null());
+    command.spawn().unwrap()
+}
+
+fn milliseconds(mut command: Command) -> f64 {
     let begin = Instant::now();
-    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let mut most = 0.0;
-    loop {
-        if let Some(done) = child.try_wait().unwrap() {
-            assert!(done.success(), "{command:?}: {done}");
-            return (begin.elapsed().as_secs_f64() * 1000.0, most);
-        }
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let peak = text.lines().find_map(|line| {
-            line.strip_prefix("VmHWM:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse::<f64>()
-                .ok()
-        });
-        most = f64::max(most, peak.unwrap_or(0.0) / 1024.0);
-        std::thread::sleep(Duration::from_micros(500));
-    }
+    let done = start(&mut command).wait().unwrap();
+    assert!(done.success(), "{command:?}: {done}");
+    begin.elapsed().as_secs_f64() * 1000.0
 }
