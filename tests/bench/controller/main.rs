@@ -21,6 +21,8 @@ mod ledger;
 mod machine;
 mod measure;
 mod process;
+#[path = "../procfs.rs"]
+mod procfs;
 mod report;
 mod watch;
 

@@ -8,6 +8,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 
+use crate::procfs;
+
 /// A command that the kernel kills when the thread that starts it ends: to be started by the main one.
 pub(crate) fn tied(program: &str) -> Command {
     let mut command = Command::new("setpriv");
@@ -67,7 +69,7 @@ impl Process {
 
     /// Seconds of CPU that it has used, in its own code and in the kernel.
     pub(crate) fn cpu(&self) -> Result<f64> {
-        let ticks: u64 = stat(self.pid)?.iter().skip(11).take(2).sum();
+        let ticks: u64 = procfs::stat(self.pid)?.iter().skip(11).take(2).sum();
         #[allow(clippy::cast_precision_loss)]
         Ok(ticks as f64 / self.ticks_per_second)
     }
@@ -83,32 +85,10 @@ impl Process {
     }
 }
 
-/// The numbers of /proc/PID/stat, from the third field on; what is no number is 0.
-fn stat(pid: u32) -> Result<Vec<u64>> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // Its second field is a name that may hold anything.
-    let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat")?;
-    let numbers = fields.split_whitespace();
-    Ok(numbers.map(|field| field.parse().unwrap_or(0)).collect())
-}
-
-fn processes() -> Result<Vec<u32>> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        all.extend(
-            entry?
-                .file_name()
-                .to_str()
-                .and_then(|pid| pid.parse::<u32>().ok()),
-        );
-    }
-    Ok(all)
-}
-
 /// The components of the cluster whose files are in that folder.
 fn components(folder: &str) -> Result<BTreeMap<String, u32>> {
     let mut all = BTreeMap::new();
-    for pid in processes()? {
+    for pid in procfs::processes()? {
         // A process that has just ended has none.
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
@@ -161,9 +141,9 @@ impl Machine {
     /// What each has used until now, and what the machine was busy with besides.
     pub(crate) fn shares(&self) -> Result<Shares> {
         let mut stats = BTreeMap::new();
-        for pid in processes()? {
+        for pid in procfs::processes()? {
             // It may have ended meanwhile.
-            if let Ok(stat) = stat(pid) {
+            if let Ok(stat) = procfs::stat(pid) {
                 stats.insert(pid, stat);
             }
         }

@@ -13,6 +13,8 @@ mod lab;
 mod memory;
 #[path = "../../git/nginx.rs"]
 mod nginx;
+#[path = "../procfs.rs"]
+mod procfs;
 #[path = "../../git/server.rs"]
 mod server;
 

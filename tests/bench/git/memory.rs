@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::procfs;
+
 /// Looking at memory holds a process up, so this has rounds of its own.
 pub(crate) const ROUNDS: usize = 3;
 /// From one look to the next.
@@ -35,25 +37,21 @@ pub(crate) fn mebibytes(mut command: Command) -> f64 {
 
 /// What the processes of a group have now. Whoever was found outside of it is not looked at again.
 fn kibibytes(group: u32, strangers: &mut HashSet<u32>) -> u32 {
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
     let mut sum = 0;
-    for process in all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+    for process in procfs::processes().unwrap() {
         if strangers.contains(&process) {
             continue;
         }
-        match group_of(process) {
-            Some(its) if its == group => sum += share(process).unwrap_or(0),
-            _ => drop(strangers.insert(process)),
+        // The fifth field, counted from the third.
+        let its = procfs::stat(process)
+            .ok()
+            .and_then(|stat| stat.get(2).copied());
+        match its == Some(u64::from(group)) {
+            true => sum += share(process).unwrap_or(0),
+            false => drop(strangers.insert(process)),
         }
     }
     sum
-}
-
-/// The fifth word of its status; the second, its name in parentheses, may hold spaces.
-fn group_of(process: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let (_, after) = stat.rsplit_once(')')?;
-    after.split_whitespace().nth(2)?.parse().ok()
 }
 
 /// KiB of a process; of a page that several have, its part.
