@@ -55,11 +55,7 @@ pub(crate) async fn a_repository_that_has_moved_fails_the_run_with_its_new_addre
     case: Case,
 ) -> Result<()> {
     let space = case.space("moved").await?;
-    let url = case
-        .world
-        .stage
-        .repository_url()
-        .replace("demo.git", "moved.git");
+    let url = case.world.stage.url_of("moved");
     let manifest = Manifest::new(&space, "run", "limited").set("repository.url", url);
     let run = space.start(manifest).await?;
     let status = run.ends(Phase::Failed, WHOLE).await?;
@@ -120,11 +116,7 @@ pub(crate) async fn a_fetch_that_takes_its_time_says_how_far_it_is_until_the_run
     case: Case,
 ) -> Result<()> {
     let space = case.space("far").await?;
-    let url = case
-        .world
-        .stage
-        .repository_url()
-        .replace("demo.git", "heavy.git");
+    let url = case.world.stage.url_of("heavy");
     let manifest = Manifest::new(&space, "run", "limited")
         .set("repository.url", url)
         .set("repository.push", json!({"when": "Never"}));
@@ -209,11 +201,7 @@ pub(crate) async fn a_repository_of_fifty_thousand_files_is_checked_out_counted_
             }
         }' | git -C wide.git fast-import --quiet"#;
     at_the_server(&case, make).await?;
-    let url = case
-        .world
-        .stage
-        .repository_url()
-        .replace("demo.git", "wide.git");
+    let url = case.world.stage.url_of("wide");
     let run = Manifest::new(&space, "run", "happy").set("repository.url", url);
     let run = space.start(run).await?;
     let git = run.ends(Phase::Completed, WHOLE).await?.git;

@@ -38,7 +38,12 @@ pub(crate) struct Stage {
 impl Stage {
     /// URL of the seeded repository, as runs write it.
     pub(crate) fn repository_url(&self) -> String {
-        format!("https://{}/demo.git", self.git_host)
+        self.url_of("demo")
+    }
+
+    /// URL of another repository of the same server.
+    pub(crate) fn url_of(&self, name: &str) -> String {
+        format!("https://{}/{name}.git", self.git_host)
     }
 
     /// The model's Secret for a run namespace.
