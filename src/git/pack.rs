@@ -8,6 +8,7 @@ use flate2::bufread::ZlibDecoder;
 
 use super::loose::MAX_OBJECT;
 use super::objects::MAX_META;
+use super::packs::{NAME_DELTA, OFFSET_DELTA, varying};
 
 /// Largest object that is stored as a difference, in bytes: libgit2 holds it and what it is made from
 /// in memory. git itself makes none of more than 512 MiB.
@@ -19,8 +20,6 @@ const HEAD: u64 = 12;
 const TAIL: u64 = 20;
 
 const BLOB: u8 = 3;
-const OFFSET_DELTA: u8 = 6;
-const NAME_DELTA: u8 = 7;
 /// Stands for what a difference to an object of another pack comes to.
 const UNKNOWN: u8 = 0;
 
@@ -125,7 +124,9 @@ impl Pack {
         let head = self.inflate(size)?;
         let mut rest = head.as_slice();
         for _ in 0..2 {
-            bounded(number(&mut rest)?, most)?;
+            let size = varying(&mut rest);
+            let size = size.ok_or_else(|| io::Error::other("a difference is malformed"))?;
+            bounded(size, most)?;
         }
         Ok(())
     }
@@ -177,23 +178,6 @@ fn bounded(size: u64, most: u64) -> io::Result<()> {
     Err(io::Error::other(format!(
         "one of its objects has {size} bytes, and {most} are taken"
     )))
-}
-
-/// A number of a difference's head.
-fn number(rest: &mut &[u8]) -> io::Result<u64> {
-    let (mut value, mut shift) = (0u64, 0);
-    loop {
-        let (byte, more) = rest
-            .split_first()
-            .filter(|_| shift < 63)
-            .ok_or_else(|| io::Error::other("a difference is malformed"))?;
-        *rest = more;
-        value |= u64::from(byte & 127) << shift;
-        shift += 7;
-        if byte & 128 == 0 {
-            return Ok(value);
-        }
-    }
 }
 
 #[cfg(test)]

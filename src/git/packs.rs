@@ -15,6 +15,9 @@ use self::index::Pack;
 use self::unpack::{Hands, Head};
 use super::volume::Folder;
 
+pub(super) use self::delta::varying;
+pub(super) use self::unpack::{NAME_DELTA, OFFSET_DELTA};
+
 mod delta;
 mod index;
 mod unpack;

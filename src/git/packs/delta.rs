@@ -5,10 +5,10 @@ use super::MAX_SMALL;
 /// What a difference makes of what it starts from: `git help pack-format`, "Deltified representation".
 pub(super) fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
     let mut rest = delta;
-    if varying(&mut rest)? != base.len() {
+    if small(&mut rest)? != base.len() {
         return None;
     }
-    let size = varying(&mut rest).filter(|size| *size <= MAX_SMALL)?;
+    let size = small(&mut rest)?;
     let mut content = Vec::with_capacity(size);
     while let Some((&code, after)) = rest.split_first() {
         rest = after;
@@ -40,13 +40,19 @@ pub(super) fn apply(base: &[u8], delta: &[u8]) -> Option<Vec<u8>> {
     (content.len() == size).then_some(content)
 }
 
-/// A number of seven bits a byte, the lowest first.
-fn varying(rest: &mut &[u8]) -> Option<usize> {
+/// A size, where it is one of what is read here.
+fn small(rest: &mut &[u8]) -> Option<usize> {
+    let size = usize::try_from(varying(rest)?).ok()?;
+    (size <= MAX_SMALL).then_some(size)
+}
+
+/// A number of seven bits a byte, the lowest first; nothing where it has no end, or more than 63 bits.
+pub(in crate::git) fn varying(rest: &mut &[u8]) -> Option<u64> {
     let (mut value, mut shift) = (0, 0);
     loop {
-        let (&byte, after) = rest.split_first().filter(|_| shift < 42)?;
+        let (&byte, after) = rest.split_first().filter(|_| shift < 63)?;
         *rest = after;
-        value |= usize::from(byte & 127) << shift;
+        value |= u64::from(byte & 127) << shift;
         shift += 7;
         if byte & 128 == 0 {
             return Some(value);

@@ -12,8 +12,9 @@ use super::index::Pack;
 const WINDOW: usize = 32 * 1024;
 const BEFORE: u64 = 24 * 1024;
 
-const OFFSET_DELTA: u8 = 6;
-const NAME_DELTA: u8 = 7;
+/// Kinds of what is stored as a difference: the base is named by how far back it is, or by its name.
+pub(in crate::git) const OFFSET_DELTA: u8 = 6;
+pub(in crate::git) const NAME_DELTA: u8 = 7;
 
 /// What stands before an object's content.
 pub(super) struct Head {
