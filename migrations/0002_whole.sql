@@ -182,13 +182,15 @@ CREATE TABLE model_prices (
 );
 COMMENT ON COLUMN model_prices.pattern IS 'Name of a model; * stands for any characters. The longest that matches counts';
 
--- US dollars for a million tokens, which is micro-dollars for one. Nothing where no price is known.
+-- US dollars for a million tokens, which is micro-dollars for one. Nothing where no price is known. In
+-- plpgsql, which plans it once in a session and not in each statement.
 CREATE FUNCTION runledger_price(model text, kind text, at timestamptz) RETURNS numeric
-LANGUAGE sql STABLE AS $$
+LANGUAGE plpgsql STABLE AS $$
+BEGIN RETURN (
     SELECT p.usd_per_million FROM model_prices p
     WHERE p.kind = $2 AND p.valid_from <= $3 AND $1 LIKE p.like_pattern
     ORDER BY length(replace(p.pattern, '*', '')) DESC, p.pattern, p.valid_from DESC LIMIT 1
-$$;
+); END $$;
 
 -- Tokens x price, in micro-dollars; nothing where a kind that was used has no price.
 CREATE FUNCTION runledger_cost(model text, at timestamptz, input bigint, output bigint,
@@ -351,7 +353,8 @@ END $$;
 -- used beyond (the events are not all here) stands under no name. The SDK's figure is for all models of
 -- an attempt: it is shared out as tokens x price says, where all of them have a price, and is the only
 -- model's where there is but one; otherwise nobody knows whose it is, and it stands under no name too.
-CREATE FUNCTION runledger_usage_by_model(run uuid) RETURNS jsonb LANGUAGE sql STABLE AS $$
+CREATE FUNCTION runledger_usage_by_model(run uuid) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
+BEGIN RETURN (
     WITH used AS (
         SELECT m.attempt, m.model, m.input_tokens, m.output_tokens, m.cache_read_tokens, m.cache_creation_tokens,
                t.cost_micro_usd AS told, m.cost_micro_usd AS priced,
@@ -400,12 +403,14 @@ CREATE FUNCTION runledger_usage_by_model(run uuid) RETURNS jsonb LANGUAGE sql ST
             FROM parts GROUP BY model
         ) m
     ) by_model
-$$;
+); END $$;
 
 -- A run's figures are a function of its attempts: sums, and the word of the latest attempt that has
 -- one. So it doesn't matter who wrote them first. An attempt costs what the SDK said, else tokens x
--- price of what its models used.
-CREATE FUNCTION runledger_sum_run(run uuid) RETURNS void LANGUAGE sql AS $$
+-- price of what its models used. In plpgsql, as what it calls: there each session plans it once and not
+-- with each batch of events.
+CREATE FUNCTION runledger_sum_run(run uuid) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     UPDATE workflow_runs r SET
         input_tokens = a.input_tokens,
         output_tokens = a.output_tokens,
@@ -470,8 +475,8 @@ CREATE FUNCTION runledger_sum_run(run uuid) RETURNS void LANGUAGE sql AS $$
         ) u ON true
         WHERE t.run_id = run
     ) a
-    WHERE r.id = run AND a.attempt IS NOT NULL
-$$;
+    WHERE r.id = run AND a.attempt IS NOT NULL;
+END $$;
 
 -- With its owner's rights: neither controller nor server has any on these columns.
 CREATE FUNCTION runledger_sum_attempts() RETURNS trigger
