@@ -245,6 +245,20 @@ BEGIN
     END IF;
 END $$;
 
+-- Up to where an attempt's events are stored without a gap: it is known up to `base`, beyond it there are
+-- those in the table and those of `ahead`. A function, in plpgsql, since who asks for one day of many
+-- plans for that day, each time: this query then, and not the whole statement that it would be in.
+CREATE FUNCTION runledger_stored_up_to(run uuid, attempt int, day date, base bigint, ahead bigint[])
+RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN RETURN (
+    SELECT coalesce(max(s.sequence), $4)
+    FROM (SELECT x.sequence, row_number() OVER (ORDER BY x.sequence) AS n
+          FROM (SELECT e.sequence FROM run_events e
+                WHERE e.run_id = $1 AND e.attempt = $2 AND e.started_day = $3 AND e.sequence > $4
+                UNION ALL SELECT unnest($5)) x) s
+    WHERE s.sequence = $4 + s.n
+); END $$;
+
 -- Stands in the task's place in a row that events made before the run was mirrored.
 CREATE FUNCTION runledger_no_task() RETURNS text LANGUAGE sql IMMUTABLE AS
 $$ SELECT '(the task is not known yet)' $$;

@@ -118,6 +118,18 @@ impl Stored {
         Ok(Self { attempt, events })
     }
 
+    /// Its sequences, rising.
+    pub(super) fn sequences(&self) -> Vec<i64> {
+        self.events.iter().map(|row| row.sequence).collect()
+    }
+
+    /// Whether the task is among its messages.
+    pub(super) fn says_the_task(&self) -> bool {
+        self.events.iter().any(
+            |row| matches!(&row.effect, Effect::Message(message) if message.kind == WORKFLOW_START),
+        )
+    }
+
     /// The events of those sequences (rising, all of this batch).
     pub(super) fn among(&self, new: &[i64]) -> impl Iterator<Item = &EventRow> {
         self.events

@@ -9,7 +9,7 @@ use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
 use super::effects::Stored;
-use super::rows;
+use super::rows::{self, Known};
 use super::{Error, Ledger, clean, patches};
 use crate::wire::{Batch, BatchAccepted};
 
@@ -22,6 +22,8 @@ pub struct Target<'a> {
     pub name: &'a str,
 }
 
+/// Most goes at a batch that finds things other than they were when it began.
+const MAX_GOES: usize = 4;
 /// Most models that are warned of.
 const MAX_WARNED: usize = 100;
 
@@ -39,15 +41,22 @@ impl Ledger {
         Self::tries(|| async {
             self.ensure_partition(today).await?;
             let mut day = today;
-            match self.write_batch(target, batch, &stored, &mut day).await {
-                // The attempt's own partition is gone, or this one was made in another life of the database.
-                Err(error) if error.code().as_deref() == Some("23514") => {
-                    *self.partition.lock().await = None;
-                    self.ensure_partition(day).await?;
-                    self.write_batch(target, batch, &stored, &mut day).await
+            let mut guess = true;
+            for _ in 1..MAX_GOES {
+                let written = self.write_batch(target, batch, &stored, &mut day, guess);
+                match written.await {
+                    // The attempt's own partition is gone, or this one was made in another life of the database.
+                    Err(error) if error.code().as_deref() == Some("23514") => {
+                        *self.partition.lock().await = None;
+                        self.ensure_partition(day).await?;
+                    }
+                    // Somebody else has stored an event or a message of it.
+                    Err(error) if error.code().as_deref() == Some("23505") => guess = false,
+                    other => return other,
                 }
-                other => other,
             }
+            self.write_batch(target, batch, &stored, &mut day, guess)
+                .await
         })
         .await
     }
@@ -81,12 +90,14 @@ impl Ledger {
         }
     }
 
+    /// Where it may guess what of the batch is there already, it saves the time to read that.
     async fn write_batch(
         &self,
         target: Target<'_>,
         batch: &Batch,
         stored: &Stored,
         day: &mut Date,
+        guess: bool,
     ) -> Result<BatchAccepted, Error> {
         let mut tx = self.pool.begin().await?;
         let attempt = rows::Attempt {
@@ -95,17 +106,19 @@ impl Ledger {
         };
         let opened = open(&mut tx, target, batch, attempt, *day).await?;
         *day = opened.day;
-        let mut new = rows::insert_events(&mut tx, stored, attempt, *day).await?;
-        // What was stored before and is gone with its partition has had its effect.
-        new.retain(|sequence| *sequence > opened.acknowledged);
-        rows::insert_messages(&mut tx, batch, stored, &new).await?;
-        rows::insert_tools(&mut tx, stored, attempt, &new).await?;
-        let unpriced = rows::insert_requests(&mut tx, stored, attempt, &new).await?;
-        patches::insert(&mut tx, stored, attempt, &new).await?;
-        let acknowledged = rows::update_attempt(&mut tx, stored, attempt, *day, &new).await?;
+        let guessed = Known::of_the_next(stored, opened.acknowledged).filter(|_| guess);
+        let known = match guessed {
+            Some(known) => known,
+            None => Known::read(&mut tx, stored, attempt, *day).await?,
+        };
+        let inserted = rows::insert(&mut tx, batch, stored, attempt, *day, &known).await?;
+        rows::tell_again(&mut tx, batch, stored, &known, &inserted.new).await?;
+        patches::insert(&mut tx, stored, attempt, &inserted.new).await?;
         tx.commit().await?;
-        self.warn_of_unpriced(unpriced);
-        Ok(BatchAccepted { acknowledged })
+        self.warn_of_unpriced(inserted.unpriced);
+        Ok(BatchAccepted {
+            acknowledged: inserted.acknowledged,
+        })
     }
 }
 

@@ -1,14 +1,13 @@
 //! Events are stored once each, whatever the network made of their batches.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use runledger::api::run::Phase;
 use runledger::ledger::Error;
 use runledger::wire::{EventBody, MessageKind, Role};
 use serde_json::json;
 
-use crate::database::{Database, assert_same, migrated};
+use crate::database::{assert_same, migrated};
 use crate::random::Random;
 use crate::shapes::{TARGET, at, batch, ended, events, message, record, run_id, usage};
 
@@ -272,88 +271,6 @@ async fn partitions_are_made_by_many_at_once_and_come_back_when_dropped() {
         .await
         .unwrap();
     assert_eq!(db.one(partitions).await.unwrap(), "3");
-}
-
-/// Waits until so many others wait for a lock.
-async fn until_they_wait(db: &Database, others: u32) {
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let until = async {
-        while db.one(waiting).await.unwrap() != others.to_string() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let patience = Duration::from_secs(120);
-    tokio::time::timeout(patience, until).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_waited_for_the_same_events_stores_none_of_them_again() {
-    let db = Arc::new(migrated().await);
-    db.ledger.mirror(&record()).await.unwrap();
-    let mut holder = db.pool.begin().await.unwrap();
-    sqlx::query("SELECT FROM workflow_runs FOR UPDATE")
-        .execute(&mut *holder)
-        .await
-        .unwrap();
-    let all = events(1, 3);
-    let tasks: Vec<_> = [&all[..7], &all[..5], &all]
-        .map(|events| {
-            let (db, batch) = (db.clone(), batch(1, events));
-            tokio::spawn(async move { db.ledger.store(TARGET, &batch, at(30)).await })
-        })
-        .into();
-    until_they_wait(&db, 3).await;
-    holder.rollback().await.unwrap();
-    for task in tasks {
-        task.await.unwrap().unwrap();
-    }
-    assert_eq!(
-        db.one("SELECT (count(*), max(sequence)) FROM run_events")
-            .await
-            .unwrap(),
-        format!("({},{})", all.len(), all.len())
-    );
-    assert_eq!(
-        db.one("SELECT (message_count, last_position) FROM sessions")
-            .await
-            .unwrap(),
-        "(4,4)"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_another_brings_at_the_same_moment_is_stored_once() {
-    let db = Arc::new(migrated().await);
-    let all = events(1, 1);
-    let said = all.iter().find_map(|event| match &event.body {
-        EventBody::Message(message) if message.kind != MessageKind::WorkflowStart => {
-            Some(message.id)
-        }
-        _ => None,
-    });
-    db.ledger.mirror(&record()).await.unwrap();
-    let mut other = db.pool.begin().await.unwrap();
-    // Of no session, so that nothing but the message is waited for.
-    sqlx::query("INSERT INTO messages (id, role, text_content) VALUES ($1, 'user', 'before')")
-        .bind(said)
-        .execute(&mut *other)
-        .await
-        .unwrap();
-    let task = tokio::spawn({
-        let db = db.clone();
-        async move { db.ledger.store(TARGET, &batch(1, &all), at(30)).await }
-    });
-    until_they_wait(&db, 1).await;
-    other.commit().await.unwrap();
-    task.await.unwrap().unwrap();
-    let texts = "SELECT string_agg(text_content, ',') FROM messages WHERE text_content = 'before'";
-    assert_eq!(db.one(texts).await.unwrap(), "before");
-    let counted =
-        "SELECT (s.message_count, (SELECT count(*) FROM messages m WHERE m.session_id = s.id))
-                   FROM sessions s";
-    let counted = db.one(counted).await.unwrap();
-    assert!(counted == "(1,1)", "{counted}");
 }
 
 #[tokio::test]
