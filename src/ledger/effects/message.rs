@@ -1,6 +1,6 @@
 //! A message as its row: what is hostile in it made storable, and said so.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{LONGEST_TOOL, WORKFLOW_START, name};
@@ -24,34 +24,53 @@ pub(in crate::ledger) struct MessageRow {
     pub(in crate::ledger) tools: Vec<String>,
 }
 
+/// What `raw_payload` holds.
+#[derive(Serialize)]
+struct RawPayload {
+    source: &'static str,
+    attempt: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    /// Whether U+0000 was replaced.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    altered: bool,
+}
+
+/// What `usage` holds, in the model's own words.
+#[derive(Serialize)]
+struct MessageUsage {
+    input_tokens: u64,
+    output_tokens: u64,
+    cache_read_input_tokens: u64,
+    cache_creation_input_tokens: u64,
+}
+
 /// Reads it. What can't be true of it is an error that names it.
 pub(super) fn message_row(message: &Message, attempt: i32) -> Result<MessageRow, &'static str> {
-    let mut raw_payload = Map::new();
-    raw_payload.insert("source".to_owned(), json!(source(message.source)));
-    raw_payload.insert("attempt".to_owned(), json!(attempt));
-    if let Some(model) = name("its model", message.model.as_deref(), figures::MAX_NAME)? {
-        raw_payload.insert("model".to_owned(), json!(model));
-    }
+    let model = name("its model", message.model.as_deref(), figures::MAX_NAME)?;
     let (text, text_altered) = clean::text(&message.text);
     let json = |list| clean::json(list).map_err(|_| "its tools");
     let (tool_calls, calls_altered) = json(&message.tool_calls)?;
     let (tool_outputs, outputs_altered) = json(&message.tool_outputs)?;
-    if text_altered || calls_altered || outputs_altered {
-        raw_payload.insert("altered".to_owned(), json!(true));
-    }
+    let raw_payload = RawPayload {
+        source: source(message.source),
+        attempt,
+        model,
+        altered: text_altered || calls_altered || outputs_altered,
+    };
     let usage = match message.tokens {
         Some(tokens) => {
             Figures::of(&crate::wire::Usage {
                 tokens,
                 ..Default::default()
             })?;
-            json!({
-                "input_tokens": tokens.input,
-                "output_tokens": tokens.output,
-                "cache_read_input_tokens": tokens.cache_read,
-                "cache_creation_input_tokens": tokens.cache_creation,
-            })
-            .to_string()
+            let usage = MessageUsage {
+                input_tokens: tokens.input,
+                output_tokens: tokens.output,
+                cache_read_input_tokens: tokens.cache_read,
+                cache_creation_input_tokens: tokens.cache_creation,
+            };
+            serde_json::to_string(&usage).map_err(|_| "its tokens")?
         }
         None => "{}".to_owned(),
     };
@@ -74,7 +93,7 @@ pub(super) fn message_row(message: &Message, attempt: i32) -> Result<MessageRow,
             MessageKind::ToolResult => "tool_result",
         },
         text,
-        raw_payload: Value::Object(raw_payload).to_string(),
+        raw_payload: serde_json::to_string(&raw_payload).map_err(|_| "its source")?,
         tool_calls,
         tool_outputs,
         usage,

@@ -25,7 +25,12 @@ impl Told {
         };
         let (json, altered) = json.map_err(|_| "its body")?;
         let (kind, body) = match split(&json) {
-            Some((kind, body)) => (kind.to_owned(), body),
+            Some((kind, rest)) => {
+                let (kind, rest) = (kind.to_owned(), json.len() - rest.len());
+                let mut body = json;
+                body.replace_range(..rest, "{");
+                (kind, body)
+            }
             None => parse(&json).ok_or("its type")?,
         };
         Ok(Self {
@@ -36,17 +41,15 @@ impl Told {
     }
 }
 
-/// Takes the type off its JSON, at the head of which it is written.
-fn split(json: &str) -> Option<(&str, String)> {
+/// The type at the head of its JSON, where it is written, and what follows the brace that the rest
+/// begins with.
+fn split(json: &str) -> Option<(&str, &str)> {
     let (kind, rest) = json.strip_prefix(r#"{"type":""#)?.split_once('"')?;
     let rest = match rest.strip_prefix(',') {
         Some(rest) => rest,
-        None => rest
-            .strip_prefix('}')
-            .filter(|rest| rest.is_empty())
-            .map(|_| "}")?,
+        None => Some(rest).filter(|rest| *rest == "}")?,
     };
-    (!kind.contains('\\')).then(|| (kind, format!("{{{rest}")))
+    (!kind.contains('\\')).then_some((kind, rest))
 }
 
 /// The same for JSON that was written in any order.
@@ -78,7 +81,7 @@ mod tests {
             (r#"{"type":"\u0061","b":1}"#, "a", json!({"b": 1})),
         ] {
             let (found, rest) = split(given)
-                .map(|(kind, rest)| (kind.to_owned(), rest))
+                .map(|(kind, rest)| (kind.to_owned(), format!("{{{rest}")))
                 .or_else(|| parse(given))
                 .unwrap();
             assert_eq!(found, kind);
