@@ -24,8 +24,9 @@ pub(super) enum Urgency {
     First,
 }
 
-/// Of so many turns, one is for what has waited longest in the least urgent line.
-const TURNS: u32 = 8;
+/// Of so many turns, one is for what has waited longest in the least urgent line; and of so many that
+/// may be looked at at once, no more than one is cleared up, so that it takes little from the others.
+const TURNS: u32 = 16;
 
 /// Looks at each object that a bell names, and again after the time that looking at it returned.
 /// Ends when nobody can ring any more.
@@ -38,7 +39,7 @@ pub(super) async fn work<K, F>(
     K: Clone + Eq + Hash + Send + 'static,
     F: Future<Output = Option<Duration>> + Send + 'static,
 {
-    let mut lines = Lines::default();
+    let mut lines = Lines::new(limit);
     let mut busy = JoinSet::new();
     loop {
         for key in lines.due(Instant::now()) {
@@ -78,8 +79,8 @@ pub(super) async fn work<K, F>(
 enum Place {
     /// In the line of that urgency.
     Waiting(Urgency),
-    /// Being looked at, and whether a bell has rung since.
-    Busy { rung: bool },
+    /// Being looked at as that urgent, and whether a bell has rung since.
+    Busy { urgency: Urgency, rung: bool },
 }
 
 /// The objects that wait, without a clock or a task of their own.
@@ -94,10 +95,14 @@ struct Lines<K> {
     alarm_of: HashMap<K, (Instant, u64)>,
     alarms_set: u64,
     turn: u32,
+    /// How many are being cleared up, and the most.
+    clearing: usize,
+    most_clearing: usize,
 }
 
-impl<K> Default for Lines<K> {
-    fn default() -> Self {
+impl<K: Clone + Eq + Hash> Lines<K> {
+    /// For so many at once.
+    fn new(limit: usize) -> Self {
         Self {
             first: VecDeque::new(),
             soon: VecDeque::new(),
@@ -107,15 +112,15 @@ impl<K> Default for Lines<K> {
             alarm_of: HashMap::new(),
             alarms_set: 0,
             turn: 0,
+            clearing: 0,
+            most_clearing: limit.div_ceil(TURNS as usize),
         }
     }
-}
 
-impl<K: Clone + Eq + Hash> Lines<K> {
     /// The object is to be looked at.
     fn ring(&mut self, urgency: Urgency, key: K) {
         match self.places.get_mut(&key) {
-            Some(Place::Busy { rung }) => *rung = true,
+            Some(Place::Busy { rung, .. }) => *rung = true,
             // Where it stood, `next` passes it over.
             Some(Place::Waiting(now)) if *now >= urgency => {}
             _ => {
@@ -134,9 +139,18 @@ impl<K: Clone + Eq + Hash> Lines<K> {
             [Urgency::First, Urgency::Soon, Urgency::Last]
         };
         for urgency in order {
+            let clears = urgency == Urgency::Last;
+            if clears && self.clearing >= self.most_clearing {
+                continue;
+            }
             while let Some(key) = self.line(urgency).pop_front() {
                 if self.places.get(&key) == Some(&Place::Waiting(urgency)) {
-                    self.places.insert(key.clone(), Place::Busy { rung: false });
+                    let place = Place::Busy {
+                        urgency,
+                        rung: false,
+                    };
+                    self.places.insert(key.clone(), place);
+                    self.clearing += usize::from(clears);
                     self.silence(&key);
                     return Some(key);
                 }
@@ -148,7 +162,10 @@ impl<K: Clone + Eq + Hash> Lines<K> {
     /// The object has been looked at, and wants to be again at that time. Says whether it is to be
     /// looked at once more right away, since a bell has rung meanwhile.
     fn looked_at(&mut self, key: &K, again: Option<Instant>) -> bool {
-        let rung = self.places.remove(key) == Some(Place::Busy { rung: true });
+        let Some(Place::Busy { urgency, rung }) = self.places.remove(key) else {
+            return false;
+        };
+        self.clearing -= usize::from(urgency == Urgency::Last);
         if let Some(at) = again.filter(|_| !rung) {
             self.alarms_set += 1;
             let alarm = (at, self.alarms_set);
@@ -200,13 +217,13 @@ mod tests {
 
     use super::*;
 
-    fn taken(lines: &mut Lines<&'static str>) -> Vec<&'static str> {
+    fn taken<K: Clone + Eq + Hash>(lines: &mut Lines<K>) -> Vec<K> {
         std::iter::from_fn(|| lines.next()).collect()
     }
 
     #[test]
     fn the_urgent_go_first_and_among_equals_who_came_first() {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(2 * TURNS as usize);
         lines.ring(Urgency::Last, "old");
         lines.ring(Urgency::Soon, "a");
         lines.ring(Urgency::Soon, "b");
@@ -216,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_object_waits_once_and_moves_up_where_it_gets_urgent() {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(2 * TURNS as usize);
         for key in ["a", "b", "a"] {
             lines.ring(Urgency::Soon, key);
         }
@@ -227,7 +244,7 @@ mod tests {
 
     #[test]
     fn clearing_up_gets_its_turn_under_any_load() {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(2 * TURNS as usize);
         lines.ring(Urgency::Last, usize::MAX);
         (0..100).for_each(|key| lines.ring(Urgency::First, key));
         let turn = std::iter::from_fn(|| lines.next()).position(|key| key == usize::MAX);
@@ -235,8 +252,22 @@ mod tests {
     }
 
     #[test]
+    fn clearing_up_leaves_nearly_all_places_to_the_others() {
+        let mut lines = Lines::new(2 * TURNS as usize);
+        (0..9).for_each(|key| lines.ring(Urgency::Last, key));
+        assert_eq!(taken(&mut lines), [0, 1]);
+        lines.ring(Urgency::Soon, 9);
+        assert_eq!(taken(&mut lines), [9]);
+        lines.looked_at(&9, None);
+        assert_eq!(lines.next(), None);
+        lines.looked_at(&1, None);
+        assert_eq!(taken(&mut lines), [2]);
+        assert_eq!(Lines::<u8>::new(1).most_clearing, 1, "it always goes on");
+    }
+
+    #[test]
     fn an_object_is_not_looked_at_twice_at_a_time_and_no_bell_is_lost() {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(2 * TURNS as usize);
         lines.ring(Urgency::First, "a");
         assert_eq!(lines.next(), Some("a"));
         lines.ring(Urgency::First, "a");
@@ -252,7 +283,7 @@ mod tests {
 
     #[test]
     fn an_alarm_goes_off_once_and_not_where_a_bell_was_first() {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(2 * TURNS as usize);
         let now = Instant::now();
         for (key, seconds) in [("a", 2), ("b", 1)] {
             lines.ring(Urgency::Soon, key);
