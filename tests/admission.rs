@@ -68,6 +68,25 @@ fn dry() -> PostParams {
 }
 
 #[tokio::test]
+async fn what_no_controller_has_seen_yet_is_pending_and_not_taken_for_done() {
+    let Some(client) = support::client().await else {
+        return;
+    };
+    apply_definitions(&client).await;
+    let api = runs(&client);
+    let name = format!("unseen-{}", std::process::id());
+    let params = PostParams::default();
+    api.create(&params, &run(&name, json!({}))).await.unwrap();
+    let unseen = api.get(&name).await.unwrap();
+    api.delete(&name, &Default::default()).await.unwrap();
+    assert_eq!(
+        unseen.data["status"],
+        json!({"phase": "Pending", "observedGeneration": -1})
+    );
+    assert_eq!(unseen.metadata.generation, Some(1));
+}
+
+#[tokio::test]
 async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
     let Some(client) = support::client().await else {
         return;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use kube::CustomResourceExt as _;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{WorkflowRun, Workspace};
 
@@ -84,6 +84,7 @@ fn trim(definition: &mut Value) {
             readable(schema);
             if let Some(status) = schema.pointer_mut("/properties/status") {
                 without_defaults(status);
+                status["default"] = unseen();
             }
         }
     }
@@ -113,6 +114,13 @@ fn without_defaults(schema: &mut Value) {
     each_schema(schema, &mut |schema| {
         schema.remove("default");
     });
+}
+
+/// The status of what no controller has seen yet. Whoever waits for an object as kstatus does (Flux, Argo
+/// CD) sees by the generation that nothing has been said of this one: without a status it would count as
+/// done.
+fn unseen() -> Value {
+    json!({"observedGeneration": -1, "phase": "Pending"})
 }
 
 fn each_schema(schema: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
