@@ -21,7 +21,7 @@ use super::observe;
 use super::shapes::{Again, Ledger, NewPod, Plan, PodRef, Unprotect};
 use super::validate::WorkspaceWanted;
 use super::write::Writer;
-use super::{end, naming, pod, tell, watches};
+use super::{end, naming, pod, watches};
 
 /// Longest wait before the ledger is tried again.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ pub(super) async fn apply(
         workspace,
         pod,
         ledger,
-        mut status,
+        status,
         status_unrecorded,
         event,
         release,
@@ -69,12 +69,7 @@ pub(super) async fn apply(
     }
     if let Some(new) = pod {
         match make_pod(context, &namespace, &run, new).await? {
-            Made::Pod(made) => {
-                context.setbacks.forget(&uid);
-                if let Some(status) = &mut status {
-                    status.pod_uid = Some(made);
-                }
-            }
+            Made::Pod => context.setbacks.forget(&uid),
             Made::Refused { message, for_good } => {
                 context.setbacks.refuse(&uid, message, for_good, now);
                 return Ok(Applied::Refused);
@@ -99,7 +94,7 @@ pub(super) async fn apply(
         context.mirror.later(record);
     }
     if let Some(note) = event {
-        tell::tell(context, &run, note);
+        context.teller.tell(&run, note);
     }
     for pod in &release {
         release_pod(context, &namespace, pod).await?;
@@ -206,7 +201,7 @@ async fn make_workspace(
 }
 
 enum Made {
-    Pod(String),
+    Pod,
     Refused { message: String, for_good: bool },
 }
 
@@ -235,11 +230,11 @@ async fn make_pod(
     let error = match writer.create(&pod).await {
         Ok(meta) => {
             context.counters.pods.fetch_add(1, Ordering::Relaxed);
+            context.crowd.add();
             pod.metadata = meta;
             watches::strip_pod(&mut pod);
-            let uid = pod.uid().ok_or(Error::Incomplete("a uid"))?;
             context.written.pods.put(pod);
-            return Ok(Made::Pod(uid));
+            return Ok(Made::Pod);
         }
         Err(error) => error,
     };
@@ -247,19 +242,21 @@ async fn make_pod(
         return Err(Error::doing(format!("make pod {name}"))(error));
     };
     if status.is_already_exists() {
-        let there = observe::live_pod(context, namespace, &name)
+        let mut there = observe::live_pod(context, namespace, &name)
             .await?
             .ok_or(Error::Stale)?;
-        let ours = there.labels().get(labels::RUN_UID) == run.metadata.uid.as_ref();
-        return Ok(match there.uid().filter(|_| ours) {
-            Some(uid) => Made::Pod(uid),
-            None => Made::Refused {
+        if there.labels().get(labels::RUN_UID) != run.metadata.uid.as_ref() {
+            return Ok(Made::Refused {
                 message: format!(
                     "a pod named {name} is in the way that is not this run's; delete it"
                 ),
                 for_good: false,
-            },
-        });
+            });
+        }
+        // The cache doesn't have it yet.
+        watches::strip_pod(&mut there);
+        context.written.pods.put(there);
+        return Ok(Made::Pod);
     }
     // The namespace is going, the API server is busy: not the pod's business.
     if status.code >= 500 || status.code == 429 || status.is_conflict() {

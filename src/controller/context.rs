@@ -13,9 +13,10 @@ use super::config::Config;
 use super::error::Error;
 use super::health::Counters;
 use super::index::Index;
-use super::memory::{Setbacks, Written};
+use super::memory::{Crowd, Setbacks, Written};
 use super::mirror::Mirror;
 use super::sightings::Sightings;
+use super::tell::Teller;
 
 /// Shared by all reconciliations.
 pub(super) struct Context {
@@ -31,10 +32,12 @@ pub(super) struct Context {
     pub written: WrittenObjects,
     /// Failures and refusals.
     pub setbacks: Setbacks,
+    /// Pods that were made of late.
+    pub crowd: Crowd,
     /// The ledger.
     pub mirror: Mirror,
-    /// Which of the replicas this is.
-    pub identity: String,
+    /// Tells people.
+    pub teller: Teller,
     /// Figures for the metrics.
     pub counters: Arc<Counters>,
 }

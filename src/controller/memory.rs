@@ -2,7 +2,7 @@
 //! process' writes by some milliseconds; acting on it in that time would repeat writes or run into
 //! conflicts. It owns no decision, only the newest version of each object that is known here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use super::shapes::Refusal;
 
 /// Longer than any cache that is alive lags behind.
 const LAG: Duration = Duration::from_secs(10);
+/// Of late, as [`Crowd`] has it.
+const LATELY: Duration = Duration::from_secs(10);
 /// Entries beyond which old ones are looked for.
 const MANY: usize = 1024;
 
@@ -179,6 +181,40 @@ fn backoff(count: u32, longest: Duration) -> Duration {
     Duration::from_secs(1_u64 << count.saturating_sub(1).min(10)).min(longest)
 }
 
+/// How many pods were made of late.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    /// When the last ones were made, the oldest first; no more than it takes.
+    made: Mutex<VecDeque<Instant>>,
+    many: usize,
+}
+
+impl Crowd {
+    /// So many within [`LATELY`] are many.
+    pub(super) fn of(many: usize) -> Self {
+        Self {
+            made: Mutex::default(),
+            many: many.max(1),
+        }
+    }
+
+    /// A pod was made.
+    pub(super) fn add(&self) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.len() >= self.many {
+            made.pop_front();
+        }
+        made.push_back(Instant::now());
+    }
+
+    /// Many were made of late.
+    pub(super) fn is_there(&self) -> bool {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = made.front().filter(|_| made.len() >= self.many);
+        first.is_some_and(|first| first.elapsed() < LATELY)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -222,6 +258,23 @@ mod tests {
             Some("6"),
             "another of its name"
         );
+    }
+
+    #[test]
+    fn pods_are_a_crowd_when_as_many_as_that_were_made_of_late() {
+        let crowd = Crowd::of(3);
+        (0..2).for_each(|_| crowd.add());
+        assert!(!crowd.is_there());
+        crowd.add();
+        assert!(crowd.is_there());
+        let long_ago = Instant::now().checked_sub(LATELY).unwrap();
+        *crowd.made.lock().unwrap() = [long_ago; 3].into();
+        assert!(!crowd.is_there());
+        (0..2).for_each(|_| crowd.add());
+        assert!(!crowd.is_there(), "the third of them is an old one");
+        crowd.add();
+        assert!(crowd.is_there());
+        assert_eq!(crowd.made.lock().unwrap().len(), 3);
     }
 
     #[test]

@@ -212,8 +212,9 @@ async fn reconcile_all(
         stores: stores.clone(),
         written: context::WrittenObjects::default(),
         setbacks: memory::Setbacks::default(),
+        crowd: memory::Crowd::of(usize::from(args.concurrency)),
         mirror: mirror::Mirror::start(ledger.clone()),
-        identity: args.identity.clone(),
+        teller: tell::Teller::start(client.clone(), args.identity.clone()),
         counters,
     });
     // What is missing from a cache that was never filled says nothing.
@@ -249,14 +250,22 @@ async fn reconcile_all(
 }
 
 /// A run that has no pod yet goes before one that has; what is over can wait.
-fn urgency(context: &Context, run: &ObjectRef<WorkflowRun>) -> Urgency {
-    let Some(run) = observe::cached_run(context, run) else {
+fn urgency(context: &Context, key: &ObjectRef<WorkflowRun>) -> Urgency {
+    let Some(run) = observe::cached_run(context, key) else {
         return Urgency::Last;
     };
-    match &run.status {
-        Some(status) if status.phase.is_final() => Urgency::Last,
-        Some(status) if status.pod_uid.is_some() => Urgency::Soon,
-        _ => Urgency::First,
+    let status = run.status.as_ref();
+    if status.is_some_and(|status| status.phase.is_final()) {
+        return Urgency::Last;
+    }
+    let namespace = key.namespace.as_deref().unwrap_or_default();
+    let pod = naming::pod(&key.name, plan::current_attempt(&run));
+    if status.is_some_and(|status| status.pod_uid.is_some())
+        || observe::cached_pod(context, namespace, &pod).is_some()
+    {
+        Urgency::Soon
+    } else {
+        Urgency::First
     }
 }
 

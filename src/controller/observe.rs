@@ -53,6 +53,7 @@ pub(super) async fn observe(context: &Context, run: Arc<WorkflowRun>) -> Result<
         claim,
         refusal: context.setbacks.refusal(&uid),
         server_ca,
+        crowded: context.crowd.is_there(),
         run,
     })
 }

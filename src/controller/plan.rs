@@ -5,9 +5,10 @@
 mod begin;
 pub(super) mod waits;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::api::WorkflowRun;
 use crate::api::run::{DesiredState, Phase, WorkflowRunStatus};
@@ -22,6 +23,10 @@ use super::{record, status, trouble, validate};
 
 use begin::{attempted, to_be_made};
 use waits::waits;
+
+/// How long a run among many says nothing of its new pod, where nothing is wrong with it and its
+/// supervisor has not started: only then does the server have to know it.
+const DISCRETION: SignedDuration = SignedDuration::from_secs(10);
 
 /// Infrastructure may take a run's pod away this often.
 const MAX_LOSSES: u32 = 5;
@@ -56,6 +61,8 @@ pub(super) fn plan(observed: &Observed, config: &Config, now: Timestamp) -> Plan
     {
         return finished(observed, now);
     }
+    let adopted = adopted(observed, config, now);
+    let observed = adopted.as_ref().unwrap_or(observed);
     let mut plan = match (&observed.pod, stop(run)) {
         (CurrentPod::There(pod), stop) if pod.has_ended() => ended(observed, pod, stop, now),
         (CurrentPod::There(pod), Some(_)) => Plan {
@@ -65,7 +72,13 @@ pub(super) fn plan(observed: &Observed, config: &Config, now: Timestamp) -> Plan
                 .collect(),
             ..Plan::default()
         },
-        (CurrentPod::There(pod), None) => at_work(observed, pod, config, now),
+        (CurrentPod::There(pod), None) => {
+            let plan = at_work(observed, pod, config, now);
+            match &adopted {
+                Some(adopted) if plan.status.is_none() => told(adopted, pod, plan, now),
+                _ => plan,
+            }
+        }
         (CurrentPod::Gone | CurrentPod::None | CurrentPod::Foreign(_), Some(stop)) => {
             if observed.leftovers.is_empty() {
                 over(observed, &killed(stop), None, now)
@@ -219,6 +232,52 @@ fn lost(
     }
 }
 
+/// The same with the pod in the run's status, where it isn't there yet: it is put there with the first
+/// status that is written for it, which is the last one, where the pod has ended by then.
+fn adopted(observed: &Observed, config: &Config, now: Timestamp) -> Option<Observed> {
+    let CurrentPod::There(pod) = &observed.pod else {
+        return None;
+    };
+    let run = observed.run.as_ref();
+    if status::current(run).pod_uid.as_deref() == Some(&pod.uid) {
+        return None;
+    }
+    let resolved = validate::resolve(run, config).ok()?;
+    let mut status = attempted(observed, &resolved, pod.attempt, now);
+    status.pod_uid = Some(pod.uid.clone());
+    let mut run = run.clone();
+    run.status = Some(status);
+    Some(Observed {
+        run: Arc::new(run),
+        ..observed.clone()
+    })
+}
+
+/// The plan, with what there is no other status to tell of. Among many new pods that waits a while: it
+/// would keep the API server from making and starting them, and there may be more to say by then.
+fn told(adopted: &Observed, pod: &PodView, plan: Plan, now: Timestamp) -> Plan {
+    let left = pod
+        .created
+        .filter(|_| adopted.crowded && !pod.is_starting())
+        .map(|created| now.duration_since(created))
+        // A clock that differs from the API server's holds nothing up.
+        .filter(|age| (SignedDuration::ZERO..DISCRETION).contains(age))
+        .map(|age| DISCRETION - age);
+    if let Some(left) = left {
+        return Plan {
+            again: waits::after(left),
+            ..plan
+        };
+    }
+    let run = adopted.run.as_ref();
+    let new = status::current(run);
+    Plan {
+        ledger: later(run, &new),
+        status: Some(Box::new(new)),
+        ..plan
+    }
+}
+
 /// The pod lives, and nobody wants it to end.
 fn at_work(observed: &Observed, pod: &PodView, config: &Config, now: Timestamp) -> Plan {
     let run = observed.run.as_ref();
@@ -227,17 +286,6 @@ fn at_work(observed: &Observed, pod: &PodView, config: &Config, now: Timestamp) 
         Ok(resolved) => resolved,
         Err(errors) => return over(observed, &invalid(&errors), Some(pod), now),
     };
-    // Its uid is not in the status: the controller was stopped between the two writes.
-    if current.pod_uid.as_deref() != Some(&pod.uid) {
-        let mut new = attempted(observed, &resolved, pod.attempt, now);
-        new.pod_uid = Some(pod.uid.clone());
-        return Plan {
-            ledger: later(run, &new),
-            status: Some(Box::new(new)),
-            again: Again::After(Duration::ZERO),
-            ..Plan::default()
-        };
-    }
     if let Some(started) = pod.agent_started() {
         if pod.agent.running.is_none() {
             // The agent has ended, and its supervisor soon will.

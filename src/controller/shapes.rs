@@ -33,6 +33,8 @@ pub(super) struct Observed {
     pub refusal: Option<Refusal>,
     /// The CA of Runledger's server, once there is one.
     pub server_ca: Option<Arc<str>>,
+    /// Many pods are being made: what can wait had better.
+    pub crowded: bool,
 }
 
 /// The pod of the current attempt.
@@ -89,7 +91,7 @@ pub(super) struct Plan {
     pub verify: bool,
     /// Make the Workspace.
     pub workspace: Option<WorkspaceWanted>,
-    /// Make the pod of the attempt, and enter its uid into `status`.
+    /// Make the pod of the attempt.
     pub pod: Option<NewPod>,
     /// Write the row of the ledger.
     pub ledger: Ledger,

@@ -142,6 +142,11 @@ impl PodView {
             || (self.agent.ended.is_some() && self.supervisor.ended.is_some())
     }
 
+    /// Its node has begun to start it, or got further.
+    pub(super) fn is_starting(&self) -> bool {
+        self.sandbox || self.supervisor.running.is_some() || self.supervisor.ended.is_some()
+    }
+
     /// When the agent's container first started, should it have.
     pub(super) fn agent_started(&self) -> Option<Timestamp> {
         self.agent

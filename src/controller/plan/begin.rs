@@ -14,7 +14,7 @@ use crate::controller::{naming, status};
 use crate::names::reasons;
 
 use super::waits::{after, waits};
-use super::{cleared, current_attempt, invalid, later, over};
+use super::{cleared, current_attempt, invalid, over};
 
 /// There is no pod for the attempt yet.
 pub(super) fn to_be_made(observed: &Observed, config: &Config, now: Timestamp) -> Plan {
@@ -88,22 +88,20 @@ pub(super) fn to_be_made(observed: &Observed, config: &Config, now: Timestamp) -
             ..waits(run, waiting, now)
         };
     }
-    let attempt = current_attempt(run);
-    let new = attempted(observed, &resolved, attempt, now);
     Plan {
         verify: true,
         pod: Some(NewPod {
-            attempt,
+            attempt: current_attempt(run),
             resolved: Box::new(resolved),
             claim,
         }),
-        ledger: later(run, &new),
-        status: Some(Box::new(new)),
+        // To say so, when no other run waits for its pod: by then there may be more to say.
+        again: Again::After(Duration::ZERO),
         ..Plan::default()
     }
 }
 
-/// The status of a run whose attempt has, or gets, a pod.
+/// The status of a run whose attempt has a pod; its uid is left to be filled in.
 pub(super) fn attempted(
     observed: &Observed,
     resolved: &Resolved,

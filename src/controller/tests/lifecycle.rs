@@ -8,23 +8,32 @@ use crate::controller::shapes::{Again, Ledger, Unprotect};
 use crate::names::{annotations, conditions as kinds, reasons};
 
 #[test]
-fn a_new_run_gets_finalizer_pod_and_status_in_one_go() {
+fn a_new_run_gets_finalizer_and_pod_in_one_go_and_then_a_status() {
     let mut new = run(json!({}));
     new.metadata.finalizers = None;
     let plan = decide(&observed(new), 1);
     assert!(plan.protect && plan.verify);
     assert_eq!(plan.pod.as_ref().unwrap().attempt, 1);
+    assert_eq!(plan.again, Again::After(Duration::ZERO));
+    assert!(plan.status.is_none() && plan.ledger == Ledger::Nothing);
+    assert!(plan.delete.is_empty() && plan.release.is_empty() && plan.unprotect == Unprotect::No);
+
+    let held = run(json!({}));
+    let plan = decide(&made(&observed(held.clone())), 1);
     assert_eq!(
         says(&plan),
         (Phase::Pending, reasons::SCHEDULING.to_owned())
     );
-    assert_eq!(
-        plan.status.as_ref().unwrap().pod_name.as_deref(),
-        Some("hello-1")
-    );
+    let status = plan.status.as_ref().unwrap();
+    assert_eq!(status.pod_name.as_deref(), Some("hello-1"));
+    assert_eq!(status.pod_uid.as_deref(), Some("pod-1"));
     assert_eq!(condition(&plan, kinds::ACCEPTED), "True");
     assert_eq!(condition(&plan, kinds::RECONCILING), "True");
-    assert!(plan.delete.is_empty() && plan.release.is_empty() && plan.unprotect == Unprotect::No);
+    assert!(matches!(&plan.ledger, Ledger::Later(row) if row.attempt == 1));
+    assert!(is_idle(&decide(
+        &with_pod(after(&held, &plan), new_pod(1)),
+        2
+    )));
 }
 
 #[test]
@@ -32,6 +41,7 @@ fn a_whole_run_takes_at_most_eight_writes() {
     let mut new = run(json!({}));
     new.metadata.finalizers = None;
     let first = decide(&observed(new), 1);
+    let told = decide(&made(&observed(run(json!({})))), 1);
     let second = decide(&with_pod(attempted(json!({})), running_pod(1)), 10);
     let message = said(&termination(Outcome::Completed, reasons::COMPLETED));
     let run = working(json!({}));
@@ -46,7 +56,10 @@ fn a_whole_run_takes_at_most_eight_writes() {
             + plan.delete.len()
             + usize::from(plan.unprotect != Unprotect::No)
     };
-    assert_eq!([&first, &second, &third, &fourth].map(writes), [3, 1, 1, 3]);
+    assert_eq!(
+        [&first, &told, &second, &third, &fourth].map(writes),
+        [2, 1, 1, 1, 3]
+    );
 }
 
 #[test]
@@ -314,9 +327,9 @@ fn a_lost_pod_is_followed_by_another_attempt_only_once_it_is_gone() {
     assert_eq!(plan.release.len(), 1);
     let plan = decide(&observed(recovering.clone()), 42);
     assert_eq!(plan.pod.as_ref().unwrap().attempt, 2);
+    let plan = decide(&with_pod(recovering.clone(), new_pod(2)), 43);
     assert_eq!(says(&plan).0, Phase::Running);
-    let mut again = after(&recovering, &plan);
-    again.status.as_mut().unwrap().pod_uid = Some("pod-2".to_owned());
+    let again = after(&recovering, &plan);
     let plan = decide(&with_pod(again.clone(), running_pod(2)), 50);
     assert_eq!(
         says(&plan),
@@ -421,6 +434,71 @@ fn a_pod_whose_uid_was_not_written_down_is_taken_over() {
     assert_eq!(
         plan.status.as_ref().unwrap().pod_uid.as_deref(),
         Some("pod-1")
+    );
+}
+
+#[test]
+fn among_many_a_run_tells_of_its_pod_when_the_node_starts_it_or_after_ten_seconds() {
+    let crowded = |pod: PodView| Observed {
+        crowded: true,
+        ..with_pod(run(json!({})), pod)
+    };
+    let plan = decide(&crowded(new_pod(1)), 4);
+    let Again::After(wait) = plan.again else {
+        panic!("it looks again")
+    };
+    assert!(is_idle(&plan) && wait.as_secs() == 7, "{wait:?}");
+    assert!(decide(&crowded(new_pod(1)), 11).status.is_some());
+    let clock_is_behind = decide(&crowded(new_pod(1)), -3600);
+    assert!(clock_is_behind.status.is_some());
+    let sandbox = json!({"phase": "Pending", "conditions": conditions(true)});
+    let plan = decide(&crowded(pod(1, sandbox)), 4);
+    let uid = plan.status.as_ref().unwrap().pod_uid.as_deref();
+    assert_eq!(uid, Some("pod-1"));
+    let unscheduled = json!({"phase": "Pending", "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient cpu.",
+    }]});
+    assert!(decide(&crowded(pod(1, unscheduled)), 4).status.is_some());
+}
+
+#[test]
+fn a_pod_that_has_ended_before_its_run_speaks_of_it_is_told_of_in_one_write() {
+    let said = said(&termination(Outcome::Completed, reasons::COMPLETED));
+    let plan = decide(&with_pod(run(json!({})), ended_pod(1, &said)), 80);
+    let status = plan.status.as_ref().unwrap();
+    assert_eq!(status.phase, Phase::Completed);
+    assert_eq!(
+        (
+            status.attempt,
+            status.pod_name.as_deref(),
+            status.pod_uid.as_deref()
+        ),
+        (Some(1), Some("hello-1"), Some("pod-1"))
+    );
+    assert_eq!(status.usage.as_ref().map(|usage| usage.turns), Some(2));
+    assert!(status.resolved.is_some() && status.start_time.is_some());
+    assert_eq!(condition(&plan, kinds::WORKSPACE_READY), "True");
+}
+
+#[test]
+fn what_troubles_a_new_pod_is_told_of_in_one_write_with_the_pod() {
+    let unscheduled = pod(
+        1,
+        json!({"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient cpu.",
+        }]}),
+    );
+    let plan = decide(&with_pod(run(json!({})), unscheduled), 10);
+    let status = plan.status.as_ref().unwrap();
+    assert_eq!(status.pod_uid.as_deref(), Some("pod-1"));
+    assert!(
+        status
+            .message
+            .as_ref()
+            .unwrap()
+            .contains("Insufficient cpu")
     );
 }
 

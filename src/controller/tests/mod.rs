@@ -89,6 +89,7 @@ fn observed(run: WorkflowRun) -> Observed {
         claim: None,
         refusal: None,
         server_ca: Some(Arc::from("CA")),
+        crowded: false,
     }
 }
 
@@ -138,11 +139,19 @@ fn after(run: &WorkflowRun, plan: &Plan) -> WorkflowRun {
     run
 }
 
+/// The same a moment later: the pod is made.
+fn made(state: &Observed) -> Observed {
+    let attempt = decide(state, 1).pod.expect("a pod to be made").attempt;
+    Observed {
+        pod: CurrentPod::There(Box::new(new_pod(attempt))),
+        ..state.clone()
+    }
+}
+
 /// A run of which attempt 1 is a pod with uid `pod-1`.
 fn attempted(with: Value) -> WorkflowRun {
     let run = run(with);
-    let mut plan = decide(&observed(run.clone()), 1);
-    plan.status.as_mut().unwrap().pod_uid = Some("pod-1".to_owned());
+    let plan = decide(&made(&observed(run.clone())), 1);
     after(&run, &plan)
 }
 
@@ -175,6 +184,11 @@ fn pod(attempt: u32, status: Value) -> PodView {
         "status": status,
     });
     PodView::read(&serde_json::from_value(value).unwrap())
+}
+
+/// A pod of which nothing is known yet but that it was made.
+fn new_pod(attempt: u32) -> PodView {
+    pod(attempt, json!({"phase": "Pending"}))
 }
 
 fn conditions(ready_to_start: bool) -> Value {

@@ -17,6 +17,7 @@ struct World {
     pods: BTreeMap<String, PodView>,
     made: Vec<(u32, String)>,
     ledger_away: bool,
+    crowded: bool,
     row: Option<Phase>,
     clock: i64,
     gone: bool,
@@ -47,6 +48,7 @@ enum Step {
     Kill,
     Delete,
     Ledger(bool),
+    Crowd(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -62,6 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Kill),
         1 => Just(Step::Delete),
         1 => any::<bool>().prop_map(Step::Ledger),
+        1 => any::<bool>().prop_map(Step::Crowd),
     ]
 }
 
@@ -75,6 +78,7 @@ impl World {
             pods: BTreeMap::new(),
             made: Vec::new(),
             ledger_away: false,
+            crowded: false,
             row: None,
             clock: 1,
             gone: false,
@@ -112,6 +116,7 @@ impl World {
         Observed {
             pod,
             leftovers,
+            crowded: self.crowded,
             ..observed(run.clone())
         }
     }
@@ -150,7 +155,7 @@ impl World {
             workspace,
             pod,
             ledger,
-            mut status,
+            status,
             status_unrecorded,
             event: _,
             release,
@@ -190,7 +195,6 @@ impl World {
                 self.pods.insert(name.clone(), view);
                 self.made.push((new.attempt, uid));
             }
-            status.as_mut().unwrap().pod_uid = Some(self.pods[&name].uid.clone());
         }
         let mut recorded = None;
         if let Ledger::Final(row) = &ledger {
@@ -352,6 +356,7 @@ impl World {
                 }
             }
             Step::Ledger(away) => self.ledger_away = away,
+            Step::Crowd(is_there) => self.crowded = is_there,
         }
     }
 

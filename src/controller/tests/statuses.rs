@@ -109,7 +109,7 @@ fn a_run_in_the_ledger_has_its_workspace_session_and_task() {
         workspace: Some(holder.clone()),
         ..observed(run.clone())
     };
-    let status = decide(&state, 1).status.unwrap();
+    let status = decide(&made(&state), 1).status.unwrap();
     let row = record::of(&run, &status).unwrap();
     assert_eq!(row.workspace_id.unwrap().to_string(), holder.uid);
     assert_eq!(

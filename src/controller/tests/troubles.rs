@@ -167,8 +167,7 @@ fn a_claim_without_a_volume_says_why() {
         workspace: Some(workspace(Some((UID, "hello")))),
         ..observed(run(lasting))
     };
-    let mut run = after(&base.run, &decide(&base, 1));
-    run.status.as_mut().unwrap().pod_uid = Some("pod-1".to_owned());
+    let run = after(&base.run, &decide(&made(&base), 1));
     let unbound = pod(
         1,
         json!({"phase": "Pending", "conditions": [{
