@@ -25,7 +25,8 @@ use begin::{attempted, to_be_made};
 use waits::waits;
 
 /// How long a run among many says nothing of its new pod, where nothing is wrong with it and its
-/// supervisor has not started: only then does the server have to know it.
+/// supervisor has not started (only then does the server have to know it), and how long what is over
+/// waits to be cleared up: new pods and their ends come first.
 const DISCRETION: SignedDuration = SignedDuration::from_secs(10);
 
 /// Infrastructure may take a run's pod away this often.
@@ -118,6 +119,17 @@ fn finished(observed: &Observed, now: Timestamp) -> Plan {
         _ => None,
     };
     let pods: Vec<&PodView> = current.into_iter().chain(&observed.leftovers).collect();
+    let said = status::current(run);
+    let since = said.completion_time.as_ref().map(|time| time.0);
+    if observed.crowded
+        && nobody_waits(run, &said)
+        && let Some(left) = discretion(since, now)
+    {
+        return Plan {
+            again: waits::after(left),
+            ..Plan::default()
+        };
+    }
     let mut plan = Plan {
         release: pods
             .iter()
@@ -131,7 +143,6 @@ fn finished(observed: &Observed, now: Timestamp) -> Plan {
             .collect(),
         ..Plan::default()
     };
-    let current = status::current(run);
     let skips = run.metadata.deletion_timestamp.is_some()
         && run
             .metadata
@@ -139,13 +150,13 @@ fn finished(observed: &Observed, now: Timestamp) -> Plan {
             .as_ref()
             .and_then(|all| all.get(annotations::SKIP_LEDGER))
             .is_some_and(|value| value == "true");
-    if status::is_recorded(&current) || skips {
+    if status::is_recorded(&said) || skips {
         plan.unprotect = if holds(run) {
             Unprotect::Now
         } else {
             Unprotect::No
         };
-    } else if let Some(row) = record::of(run, &current) {
+    } else if let Some(row) = record::of(run, &said) {
         plan.ledger = Ledger::Final(Box::new(row));
         plan.status = Some(Box::new(status::recorded(run, now)));
         plan.unprotect = if holds(run) {
@@ -155,6 +166,14 @@ fn finished(observed: &Observed, now: Timestamp) -> Plan {
         };
     }
     plan
+}
+
+/// All that is left of the run is to be cleared up, and nobody waits for that: another run may for its
+/// volume, and whoever deletes it for its end.
+fn nobody_waits(run: &WorkflowRun, said: &WorkflowRunStatus) -> bool {
+    status::is_recorded(said)
+        && said.workspace.is_none()
+        && run.metadata.deletion_timestamp.is_none()
 }
 
 /// Ends the run: the row first, then the status. The rest waits for its turn, see [`finished`].
@@ -253,17 +272,13 @@ fn adopted(observed: &Observed, config: &Config, now: Timestamp) -> Option<Obser
     })
 }
 
-/// The plan, with what there is no other status to tell of. Among many new pods that waits a while: it
-/// would keep the API server from making and starting them, and there may be more to say by then.
+/// The plan, with what there is no other status to tell of. Among many new pods that waits a while:
+/// there may be more to say by then.
 fn told(adopted: &Observed, pod: &PodView, plan: Plan, now: Timestamp) -> Plan {
-    let left = pod
-        .created
-        .filter(|_| adopted.crowded && !pod.is_starting())
-        .map(|created| now.duration_since(created))
-        // A clock that differs from the API server's holds nothing up.
-        .filter(|age| (SignedDuration::ZERO..DISCRETION).contains(age))
-        .map(|age| DISCRETION - age);
-    if let Some(left) = left {
+    if adopted.crowded
+        && !pod.is_starting()
+        && let Some(left) = discretion(pod.created, now)
+    {
         return Plan {
             again: waits::after(left),
             ..plan
@@ -276,6 +291,15 @@ fn told(adopted: &Observed, pod: &PodView, plan: Plan, now: Timestamp) -> Plan {
         status: Some(Box::new(new)),
         ..plan
     }
+}
+
+/// How much is left of what can wait since then.
+fn discretion(since: Option<Timestamp>, now: Timestamp) -> Option<SignedDuration> {
+    let age = now.duration_since(since?);
+    // A clock that differs from another's holds nothing up.
+    (SignedDuration::ZERO..DISCRETION)
+        .contains(&age)
+        .then(|| DISCRETION - age)
 }
 
 /// The pod lives, and nobody wants it to end.

@@ -1,5 +1,6 @@
 //! What is decided in each state of a run's life.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -460,6 +461,36 @@ fn among_many_a_run_tells_of_its_pod_when_the_node_starts_it_or_after_ten_second
         "message": "0/1 nodes are available: 1 Insufficient cpu.",
     }]});
     assert!(decide(&crowded(pod(1, unscheduled)), 4).status.is_some());
+}
+
+#[test]
+fn among_many_what_is_over_is_cleared_up_ten_seconds_later_where_nobody_waits_for_it() {
+    let message = said(&termination(Outcome::Completed, reasons::COMPLETED));
+    let over = |run: WorkflowRun| {
+        let plan = decide(&with_pod(run.clone(), ended_pod(1, &message)), 66);
+        Observed {
+            crowded: true,
+            ..with_pod(after(&run, &plan), ended_pod(1, &message))
+        }
+    };
+    let state = over(working(json!({})));
+    let plan = decide(&state, 67);
+    let Again::After(wait) = plan.again else {
+        panic!("it looks again")
+    };
+    assert!(is_idle(&plan) && wait.as_secs() == 8, "{wait:?}");
+    let clears = |state: &Observed, seconds| decide(state, seconds).unprotect != Unprotect::No;
+    assert!(clears(&state, 75));
+    let mut deleted_run = state.clone();
+    deleted_run.run = Arc::new(deleted(state.run.as_ref().clone()));
+    assert!(clears(&deleted_run, 67));
+    let mut lasting = state.run.as_ref().clone();
+    lasting.status.as_mut().unwrap().workspace = Some("parser".to_owned());
+    let lasting = Observed {
+        run: Arc::new(lasting),
+        ..state
+    };
+    assert!(clears(&lasting, 67), "its volume may be waited for");
 }
 
 #[test]
