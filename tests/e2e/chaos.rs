@@ -48,7 +48,7 @@ impl Moments {
 async fn balances(case: &Case, run: &Run) -> Result<Books> {
     let status = run.ends(Phase::Completed, DISTURBED).await?;
     let books = Books::of(run, status).await?;
-    books.sealed(run)?;
+    books.sealed(run).await?;
     books
         .changes_are_gits(&git::Clone::of(&case.world).await?)
         .await?;

@@ -52,7 +52,7 @@ impl Books {
     /// As [`Books::of`] for a run that nothing disturbed: sealed once, every token as it was sent.
     pub(crate) async fn undisturbed(run: &Run, status: WorkflowRunStatus) -> Result<Self> {
         let books = Self::of(run, status).await?;
-        books.sealed(run)?;
+        books.sealed(run).await?;
         ensure!(
             books.tokens() == model::total(&books.sent),
             "row {:?}, model {:?}",
@@ -181,12 +181,8 @@ impl Books {
     }
 
     /// The termination message, the last event and the status say the same.
-    pub(crate) fn sealed(&self, run: &Run) -> Result<Termination> {
-        let termination = run
-            .space
-            .witness
-            .termination(&run.uid)
-            .context("no termination message was seen")?;
+    pub(crate) async fn sealed(&self, run: &Run) -> Result<Termination> {
+        let termination = run.space.witness.termination(&run.uid).await?;
         let last = self.bodies.last().context("no events")?;
         let EventBody::Sealed(sealed) = &last.1 else {
             anyhow::bail!("the last event is {last:?}");

@@ -78,7 +78,7 @@ pub(crate) async fn a_run_killed_in_mid_work_leaves_its_workspace_to_the_next_of
     );
     first.pods_gone(START).await?;
     let books = Books::of(&first, status).await?;
-    books.sealed(&first)?;
+    books.sealed(&first).await?;
     ensure!(
         books.row.status == "killed" && books.row.git_commits == 1,
         "{:?}",

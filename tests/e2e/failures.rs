@@ -37,7 +37,7 @@ async fn fails(case: &Case, run: &Run, reason: &str, commits: u32) -> Result<Boo
         );
     }
     let books = Books::of(run, status).await?;
-    books.sealed(run)?;
+    books.sealed(run).await?;
     books
         .changes_are_gits(&git::Clone::of(&case.world).await?)
         .await?;

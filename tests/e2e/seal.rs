@@ -179,7 +179,7 @@ pub(crate) async fn a_hung_cli_is_stopped_at_the_time_limit(case: Case) -> Resul
         "a run with a limit of 25 s took {took} s"
     );
     let books = Books::of(&run, status).await?;
-    books.sealed(&run)?;
+    books.sealed(&run).await?;
     Ok(())
 }
 

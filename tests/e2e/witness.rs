@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use anyhow::{Context, Result};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::runtime::watcher::{self, Event};
 use runledger::names::labels;
 use runledger::wire::Termination;
 
+use crate::wait;
 use crate::world::World;
+
+/// Longest time that this watch is behind another one.
+const LAG: Duration = Duration::from_secs(30);
 
 /// What was seen of the pods of one namespace.
 #[derive(Clone)]
@@ -74,13 +80,20 @@ impl Witness {
         self.pods_of(run_uid).len()
     }
 
-    /// The termination message of the run's last pod, as the kubelet reported it.
-    pub(crate) fn termination(&self, run_uid: &str) -> Option<Termination> {
-        let pods = self.pods_of(run_uid);
-        let (_, pod) = pods.last()?;
-        let status = container(pod, runledger::pod::containers::SUPERVISOR)?;
-        let message = status.state?.terminated?.message?;
-        serde_json::from_str(&message).ok()
+    /// The termination message of the run's last pod, as the kubelet reported it. This watch may be
+    /// behind the controller's.
+    pub(crate) async fn termination(&self, run_uid: &str) -> Result<Termination> {
+        wait::eventually("the termination message", LAG, async || {
+            let pods = self.pods_of(run_uid);
+            let (_, pod) = pods.last().context("no pod was seen")?;
+            let status = container(pod, runledger::pod::containers::SUPERVISOR);
+            let state = status.and_then(|status| status.state);
+            let message = state
+                .and_then(|state| state.terminated?.message)
+                .with_context(|| wait::yaml(pod))?;
+            Ok(serde_json::from_str(&message)?)
+        })
+        .await
     }
 }
 
