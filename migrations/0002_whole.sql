@@ -100,12 +100,11 @@ BEGIN
         ('messages', 'messages_user_id_fkey', 'FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE SET NULL'),
         ('messages', 'messages_agent_id_fkey', 'FOREIGN KEY (agent_id) REFERENCES agents(id) ON DELETE CASCADE'),
         ('messages', 'messages_position_check', 'CHECK (position > 0)'),
-        ('workflow_runs', 'workflow_runs_settings_check', 'CHECK (jsonb_typeof(settings) = ''object'')'),
-        ('workflow_runs', 'workflow_runs_model_usage_check', 'CHECK (jsonb_typeof(model_usage) = ''object'')'),
-        ('workflow_runs', 'workflow_runs_cost_source_check',
-         'CHECK (cost_source IN (''sdk'', ''prices'', ''mixed'', ''partial''))'),
-        ('workflow_runs', 'workflow_runs_source_of_a_cost',
-         'CHECK (cost_source IS NULL OR cost_estimate IS NOT NULL)')
+        ('workflow_runs', 'workflow_runs_objects_check',
+         'CHECK (jsonb_typeof(settings) = ''object'' AND jsonb_typeof(model_usage) = ''object'')'),
+        ('workflow_runs', 'workflow_runs_cost_check',
+         'CHECK (cost_estimate >= 0 AND (cost_source IS NULL OR cost_estimate IS NOT NULL)
+                 AND cost_source IN (''sdk'', ''prices'', ''mixed'', ''partial''))')
     ) AS c (tab, name, says) LOOP
         IF NOT EXISTS (
             SELECT FROM pg_constraint k WHERE k.conrelid = to_regclass(c.tab)

@@ -137,16 +137,17 @@ BEGIN
 END $$;
 CREATE TRIGGER workflow_runs_rolled_up AFTER INSERT OR DELETE ON workflow_runs
     FOR EACH ROW EXECUTE FUNCTION runledger_roll_up();
--- Most updates change nothing that is counted; from pending to running, for one.
+-- Most updates change nothing that is counted; from pending to running, for one. In plain words: each statement
+-- reads this condition anew, and would parse a function in it.
 CREATE TRIGGER workflow_runs_rolled_up_again AFTER UPDATE ON workflow_runs
     FOR EACH ROW WHEN (
         (OLD.created_at, OLD.namespace, OLD.workflow_name, OLD.ai_model, OLD.git_repo,
-         CASE WHEN runledger_status_rank(OLD.status) = 2 THEN OLD.status END, OLD.cost_estimate, OLD.cost_source,
+         CASE WHEN OLD.status NOT IN ('pending', 'running') THEN OLD.status END, OLD.cost_estimate, OLD.cost_source,
          OLD.input_tokens, OLD.output_tokens, OLD.cache_read_tokens, OLD.cache_creation_tokens,
          OLD.git_diff_added_lines, OLD.git_diff_removed_lines, OLD.model_usage)
         IS DISTINCT FROM
         (NEW.created_at, NEW.namespace, NEW.workflow_name, NEW.ai_model, NEW.git_repo,
-         CASE WHEN runledger_status_rank(NEW.status) = 2 THEN NEW.status END, NEW.cost_estimate, NEW.cost_source,
+         CASE WHEN NEW.status NOT IN ('pending', 'running') THEN NEW.status END, NEW.cost_estimate, NEW.cost_source,
          NEW.input_tokens, NEW.output_tokens, NEW.cache_read_tokens, NEW.cache_creation_tokens,
          NEW.git_diff_added_lines, NEW.git_diff_removed_lines, NEW.model_usage))
     EXECUTE FUNCTION runledger_roll_up();

@@ -341,7 +341,7 @@ async fn rows_that_break_a_rule_are_told_and_hold_up_nothing() {
     .await;
     let out = told(&url, false).await.unwrap();
     assert!(
-        out.contains("don't keep workflow_runs_duration_seconds_check"),
+        out.contains("don't keep workflow_runs_figures_check"),
         "{out}"
     );
     assert!(

@@ -187,6 +187,60 @@ async fn a_foreign_writer_cannot_turn_a_run_back() {
 }
 
 #[tokio::test]
+async fn a_row_that_cannot_be_true_is_refused_whoever_writes_it() {
+    let db = migrated().await;
+    let insert = |columns: &str, values: &str| {
+        format!(
+            "INSERT INTO workflow_runs (id, run_id, namespace, workflow_name, task_input, {columns})
+             VALUES (gen_random_uuid(), gen_random_uuid()::text, 'ns', 'w', 't', {values})"
+        )
+    };
+    for (columns, values) in [
+        ("git_commits", "-1"),
+        ("git_diff_added_lines", "-1"),
+        ("git_diff_removed_lines", "-1"),
+        ("git_diff_files_changed", "-1"),
+        ("attempt", "-1"),
+        ("duration_seconds", "-1"),
+        ("input_tokens, total_tokens", "-1, -1"),
+        ("output_tokens, total_tokens", "-1, -1"),
+        ("cache_read_tokens, total_tokens", "-1, -1"),
+        ("cache_creation_tokens, total_tokens", "-1, -1"),
+        ("input_tokens", "1"),
+        ("turns", "-1"),
+        ("transcript_missing_from", "0"),
+        ("cost_estimate", "-1"),
+        ("cost_source", "'sdk'"),
+        ("cost_source, cost_estimate", "'guess', 1"),
+        ("metadata", "'[]'"),
+        ("settings", "'[]'"),
+        ("model_usage", "'[]'"),
+        ("status", "'done'"),
+        ("status", "'completed'"),
+        ("status", "'failed'"),
+        ("status", "'killed'"),
+    ] {
+        let code = answer(&db, &insert(columns, values)).await;
+        assert_eq!(code.as_deref(), Some("23514"), "{columns}: {values}");
+    }
+    // Nothing is asked of what isn't known.
+    for (columns, values) in [
+        ("duration_seconds, transcript_missing_from", "NULL, NULL"),
+        ("cost_estimate, cost_source", "NULL, NULL"),
+        ("cost_estimate, cost_source", "0, NULL"),
+        ("cost_estimate, cost_source", "0, 'mixed'"),
+        ("transcript_missing_from", "1"),
+        ("status, completed_at", "'killed', now()"),
+    ] {
+        assert_eq!(
+            answer(&db, &insert(columns, values)).await,
+            None,
+            "{columns}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn metadata_is_merged_whoever_writes_it() {
     let db = migrated().await;
     db.ledger.mirror(&record()).await.unwrap();
