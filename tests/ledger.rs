@@ -3,6 +3,8 @@
 
 #[path = "ledger/adopt.rs"]
 mod adopt;
+#[path = "ledger/again.rs"]
+mod again;
 #[path = "ledger/at_once.rs"]
 mod at_once;
 #[path = "ledger/audit.rs"]

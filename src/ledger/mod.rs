@@ -12,6 +12,7 @@ mod effects;
 mod error;
 mod figures;
 mod grants;
+mod known;
 mod lanes;
 pub mod legacy;
 mod lookup;

@@ -15,6 +15,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::Error;
+use super::known::Known;
 use super::lanes::Lane;
 use super::mirror::Row;
 
@@ -41,6 +42,8 @@ pub struct Ledger {
     pub(super) together: PgPool,
     /// Where runs to be mirrored meet.
     lanes: [Arc<Lane<Row>>; LANES],
+    /// What was written of them.
+    pub(super) known: Arc<Known>,
     /// The cluster whose runs are written, where that is known.
     pub(super) cluster: Option<String>,
     /// Models whose price was found to be unknown, so that it is said once.
@@ -58,9 +61,10 @@ impl Ledger {
         // many places over one that reads many from few.
         let readers =
             Self::pool_with("SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1");
-        // To plan these anew for each call would take longer than to do what they say.
+        // To plan these anew for each call would take longer than to do what they say. So a plan that is made
+        // while there are few rows must do for many: it finds them by their keys.
         let together =
-            Self::pool_with("SET plan_cache_mode = force_generic_plan; SET lock_timeout = '250ms'")
+            Self::pool_with("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET lock_timeout = '250ms'")
                 .max_connections(u32::try_from(LANES).unwrap_or(u32::MAX))
                 .acquire_timeout(TOGETHER);
         Ok(Self {
@@ -68,6 +72,7 @@ impl Ledger {
             together: together.connect_lazy_with(options.clone()),
             pool: Self::pool().connect_lazy_with(options),
             lanes: Default::default(),
+            known: Arc::default(),
             cluster: None,
             unpriced: std::sync::Mutex::default(),
             partition: Mutex::new(None),
