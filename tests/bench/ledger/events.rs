@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use runledger::ids;
 use runledger::ledger::Target;
@@ -24,42 +24,67 @@ const RUNS: u128 = 20;
 const REQUESTS: u64 = 499;
 
 pub(crate) async fn measure(server: &Server, table: &mut Table) -> Result<()> {
-    let batches: Vec<Batch> = (0..RUNS).flat_map(batches).collect();
+    let of_runs = |runs: std::ops::Range<u128>| runs.flat_map(batches).collect::<Vec<Batch>>();
+    let (alone, together) = (of_runs(0..RUNS), of_runs(RUNS..2 * RUNS));
+    // What is done once (connections, the day's partition) is done for a run that isn't measured.
+    store(server, &batches(2 * RUNS)[..2], 2).await?;
+    let first = rows(server).await?;
+    let began = Instant::now();
+    store(server, &alone, 1).await?;
+    let took_alone = began.elapsed();
+    let rows_alone = rows(server).await? - first;
+    let began = Instant::now();
+    store(server, &together, 2).await?;
+    let took_together = began.elapsed();
+    let all = rows(server).await?;
+    for again in [&alone, &together] {
+        store(server, again, 1).await?;
+    }
+    ensure!(rows(server).await? == all, "told again, it is there twice");
+    let copied = copy(server).await?;
+    let copies = ("COPY", all / copied.as_secs_f64());
+    for (what, rows, took) in [
+        (
+            "event and message rows, in batches of 500 events",
+            rows_alone,
+            took_alone,
+        ),
+        (
+            "the same, the next batch on its way while one is stored",
+            all - first - rows_alone,
+            took_together,
+        ),
+    ] {
+        table.rate(what, 0.5, rows / took.as_secs_f64(), copies);
+    }
+    Ok(())
+}
+
+/// Stores them in their order, so many at once.
+async fn store(server: &Server, batches: &[Batch], at_once: usize) -> Result<()> {
     let target = Target {
         namespace: "events",
         name: "run",
     };
     let now = Timestamp::now();
-    // What is done once (connections, the day's partition) is done for a run that isn't measured.
-    for batch in self::batches(RUNS).iter().take(2) {
-        server.ledger.store(target, batch, now).await?;
-    }
-    let began = Instant::now();
-    for batch in &batches {
-        server.ledger.store(target, batch, now).await?;
-    }
-    let stored = began.elapsed();
-    for batch in &batches {
-        server.ledger.store(target, batch, now).await?;
-    }
-    let events: i64 = server.count("SELECT count(*) FROM run_events").await?;
-    let messages: i64 = server.count("SELECT count(*) FROM messages").await?;
-    let sent = batches
+    let stores: Vec<_> = batches
         .iter()
-        .map(|batch| batch.events.len())
-        .sum::<usize>();
-    ensure!(events > i64::try_from(sent)?, "{events} events of {sent}");
-    let copied = copy(server).await?;
-    // Of the same rows: those of the run that came first are in the copy too.
-    let rows = |events: i64| u32::try_from(events).map(f64::from);
-    let first = rows(events - i64::try_from(sent)?)? * 1.5;
-    table.rate(
-        "event and message rows, stored in batches of 500 events",
-        0.5,
-        (rows(events + messages)? - first) / stored.as_secs_f64(),
-        ("COPY", rows(events + messages)? / copied.as_secs_f64()),
-    );
+        .map(|batch| server.ledger.store(target, batch, now))
+        .collect();
+    let mut stored = futures::stream::iter(stores).buffered(at_once);
+    while stored.try_next().await?.is_some() {}
     Ok(())
+}
+
+/// Rows of events and messages.
+async fn rows(server: &Server) -> Result<f64> {
+    let events = server.count("SELECT count(*) FROM run_events").await?;
+    let messages = server.count("SELECT count(*) FROM messages").await?;
+    ensure!(
+        events > 0 && messages > 0,
+        "{events} events, {messages} messages"
+    );
+    Ok(f64::from(u32::try_from(events + messages)?))
 }
 
 /// Copies the rows of both tables; how long it took to put them in.
