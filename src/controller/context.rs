@@ -1,11 +1,13 @@
 //! What every reconciliation shares: clients, caches, and what this process remembers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::Client;
 use kube::runtime::reflector::Store;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::api::{WorkflowRun, Workspace};
 
@@ -15,8 +17,11 @@ use super::health::Counters;
 use super::index::Index;
 use super::memory::{Crowd, Setbacks, Written};
 use super::mirror::Mirror;
-use super::sightings::Sightings;
+use super::sightings::{Sightings, WATCHED};
 use super::tell::Teller;
+
+/// Longest wait for the first lists of Events: runs can do without them.
+const EVENTS: Duration = Duration::from_secs(30);
 
 /// Shared by all reconciliations.
 pub(super) struct Context {
@@ -55,6 +60,8 @@ pub(super) struct Stores {
     pub claims: Store<PersistentVolumeClaim>,
     /// Events about both.
     pub sightings: Arc<Sightings>,
+    /// One permit for each watch of Events that has come through its first list.
+    pub listed: Arc<Semaphore>,
     /// Which runs name which Workspace.
     pub index: Arc<Index>,
 }
@@ -90,6 +97,14 @@ impl Stores {
             .wait_until_ready()
             .await
             .map_err(ended("PersistentVolumeClaims"))?;
+        // Without them, trouble that is there would be told to be over, and then told again.
+        let all = u32::try_from(WATCHED.len()).unwrap_or(u32::MAX);
+        if timeout(EVENTS, self.listed.acquire_many(all))
+            .await
+            .is_err()
+        {
+            tracing::warn!("Events can't be read: what keeps pods and volumes waiting is not seen");
+        }
         Ok(())
     }
 }

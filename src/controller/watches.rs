@@ -11,6 +11,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::api::run::DesiredState;
@@ -56,6 +57,7 @@ pub(super) fn start(client: &Client) -> (Stores, Triggers) {
         pods: pod_store,
         claims: claim_store,
         sightings: Arc::new(Sightings::default()),
+        listed: Arc::new(Semaphore::new(0)),
         index: Arc::new(Index::default()),
     };
     let runs_api = Api::<Slim<WorkflowRun>>::all(client.clone());
@@ -310,6 +312,7 @@ async fn watch_events(
     bells: Bells,
 ) {
     let mut stream = std::pin::pin!(stream);
+    let mut listed = false;
     while let Some(event) = stream.next().await {
         let seen = match event {
             Ok(Event::Apply(seen) | Event::InitApply(seen)) => {
@@ -320,7 +323,13 @@ async fn watch_events(
                 stores.sightings.drop_event(&seen);
                 continue;
             }
-            Ok(Event::Init | Event::InitDone) => continue,
+            Ok(Event::Init) => continue,
+            Ok(Event::InitDone) => {
+                if !std::mem::replace(&mut listed, true) {
+                    stores.listed.add_permits(1);
+                }
+                continue;
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
