@@ -62,6 +62,12 @@ pub(super) fn plan(observed: &Observed, config: &Config, now: Timestamp) -> Plan
     {
         return finished(observed, now);
     }
+    if let Some(left) = nothing_to_tell(observed, now) {
+        return Plan {
+            again: waits::after(left),
+            ..Plan::default()
+        };
+    }
     let adopted = adopted(observed, config, now);
     let observed = adopted.as_ref().unwrap_or(observed);
     let mut plan = match (&observed.pod, stop(run)) {
@@ -76,7 +82,7 @@ pub(super) fn plan(observed: &Observed, config: &Config, now: Timestamp) -> Plan
         (CurrentPod::There(pod), None) => {
             let plan = at_work(observed, pod, config, now);
             match &adopted {
-                Some(adopted) if plan.status.is_none() => told(adopted, pod, plan, now),
+                Some(adopted) if plan.status.is_none() => told(adopted, plan),
                 _ => plan,
             }
         }
@@ -272,18 +278,24 @@ fn adopted(observed: &Observed, config: &Config, now: Timestamp) -> Option<Obser
     })
 }
 
-/// The plan, with what there is no other status to tell of. Among many new pods that waits a while:
-/// there may be more to say by then.
-fn told(adopted: &Observed, pod: &PodView, plan: Plan, now: Timestamp) -> Plan {
-    if adopted.crowded
-        && !pod.is_starting()
-        && let Some(left) = discretion(pod.created, now)
-    {
-        return Plan {
-            again: waits::after(left),
-            ..plan
-        };
-    }
+/// How long a run among many can wait to tell of its new pod: there may be more to say by then.
+fn nothing_to_tell(observed: &Observed, now: Timestamp) -> Option<SignedDuration> {
+    let CurrentPod::There(pod) = &observed.pod else {
+        return None;
+    };
+    let run = observed.run.as_ref();
+    let is_told = |status: &WorkflowRunStatus| status.pod_uid.as_deref() == Some(&pod.uid);
+    let waits = observed.crowded
+        && holds(run)
+        && stop(run).is_none()
+        && !run.status.as_ref().is_some_and(is_told)
+        && observed.sightings.is_empty()
+        && pod.is_merely_made();
+    waits.then(|| discretion(pod.created, now)).flatten()
+}
+
+/// The plan, with what there is no other status to tell of.
+fn told(adopted: &Observed, plan: Plan) -> Plan {
     let run = adopted.run.as_ref();
     let new = status::current(run);
     Plan {

@@ -142,9 +142,15 @@ impl PodView {
             || (self.agent.ended.is_some() && self.supervisor.ended.is_some())
     }
 
-    /// Its node has begun to start it, or got further.
-    pub(super) fn is_starting(&self) -> bool {
-        self.sandbox || self.supervisor.running.is_some() || self.supervisor.ended.is_some()
+    /// It waits for its node, or its node has said nothing of it yet; and nothing is wrong.
+    pub(super) fn is_merely_made(&self) -> bool {
+        let is_untold = |container: &ContainerView| *container == ContainerView::default();
+        self.phase == "Pending"
+            && !self.deleting
+            && !self.sandbox
+            && self.unschedulable.is_none()
+            && is_untold(&self.supervisor)
+            && is_untold(&self.agent)
     }
 
     /// When the agent's container first started, should it have.
