@@ -10,7 +10,9 @@ use kube::{Client, Resource as _, ResourceExt as _};
 use runledger::api::{WorkflowRun, Workspace};
 use serde_json::{Value, json};
 
-async fn apply_definitions(client: &Client) {
+/// A client of the tests' cluster, where there is one, with the definitions applied.
+async fn installed() -> Option<Client> {
+    let client = support::client().await?;
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for (_, text) in runledger::api::definitions::files().unwrap() {
         let definition: CustomResourceDefinition = serde_saphyr::from_str(&text).unwrap();
@@ -23,6 +25,7 @@ async fn apply_definitions(client: &Client) {
             .await
             .unwrap();
     }
+    Some(client)
 }
 
 fn runs(client: &Client) -> Api<DynamicObject> {
@@ -69,10 +72,9 @@ fn dry() -> PostParams {
 
 #[tokio::test]
 async fn what_no_controller_has_seen_yet_is_pending_and_not_taken_for_done() {
-    let Some(client) = support::client().await else {
+    let Some(client) = installed().await else {
         return;
     };
-    apply_definitions(&client).await;
     let api = runs(&client);
     let name = format!("unseen-{}", std::process::id());
     let params = PostParams::default();
@@ -88,10 +90,9 @@ async fn what_no_controller_has_seen_yet_is_pending_and_not_taken_for_done() {
 
 #[tokio::test]
 async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
-    let Some(client) = support::client().await else {
+    let Some(client) = installed().await else {
         return;
     };
-    apply_definitions(&client).await;
     let api = runs(&client);
     let minimal = api
         .create(&dry(), &run("minimal", json!({})))
@@ -158,10 +159,9 @@ async fn a_good_spec_is_taken_and_its_defaults_are_filled_in() {
 
 #[tokio::test]
 async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
-    let Some(client) = support::client().await else {
+    let Some(client) = installed().await else {
         return;
     };
-    apply_definitions(&client).await;
     let api = runs(&client);
     let url = |url: &str| json!({"repository": {"url": url}});
     let branch = |branch: &str| json!({"repository": {"url": "https://git.example.com/a", "branch": branch}});
@@ -384,10 +384,9 @@ async fn a_bad_spec_is_refused_with_a_sentence_that_names_the_field() {
 
 #[tokio::test]
 async fn a_spec_stays_as_it_was_written_but_can_be_killed_once() {
-    let Some(client) = support::client().await else {
+    let Some(client) = installed().await else {
         return;
     };
-    apply_definitions(&client).await;
     let api = runs(&client);
     let name = format!("fixed-{}", uuid::Uuid::new_v4());
     api.create(
@@ -456,10 +455,9 @@ async fn a_spec_stays_as_it_was_written_but_can_be_killed_once() {
 
 #[tokio::test]
 async fn a_workspace_keeps_its_size_and_class() {
-    let Some(client) = support::client().await else {
+    let Some(client) = installed().await else {
         return;
     };
-    apply_definitions(&client).await;
     let api: Api<Workspace> = Api::namespaced(client.clone(), "default");
     let name = format!("kept-{}", uuid::Uuid::new_v4());
     let workspace: Workspace = serde_json::from_value(json!({

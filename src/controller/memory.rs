@@ -1,6 +1,7 @@
 //! What this process has written and its caches don't show yet. A cache lags behind its own
 //! process' writes by some milliseconds; acting on it in that time would repeat writes or run into
-//! conflicts. It owns no decision, only the newest version of each object that is known here.
+//! conflicts. Beside that: what failed or was refused, and how many pods were made of late. It owns no
+//! decision, only what is known here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -257,6 +257,12 @@ fn lost(
     }
 }
 
+/// Whether the run's status names the pod.
+fn is_told(run: &WorkflowRun, pod: &PodView) -> bool {
+    let status = run.status.as_ref();
+    status.is_some_and(|status| status.pod_uid.as_deref() == Some(&pod.uid))
+}
+
 /// The same with the pod in the run's status, where it isn't there yet: it is put there with the first
 /// status that is written for it, which is the last one, where the pod has ended by then.
 fn adopted(observed: &Observed, config: &Config, now: Timestamp) -> Option<Observed> {
@@ -264,7 +270,7 @@ fn adopted(observed: &Observed, config: &Config, now: Timestamp) -> Option<Obser
         return None;
     };
     let run = observed.run.as_ref();
-    if status::current(run).pod_uid.as_deref() == Some(&pod.uid) {
+    if is_told(run, pod) {
         return None;
     }
     let resolved = validate::resolve(run, config).ok()?;
@@ -284,11 +290,10 @@ fn nothing_to_tell(observed: &Observed, now: Timestamp) -> Option<SignedDuration
         return None;
     };
     let run = observed.run.as_ref();
-    let is_told = |status: &WorkflowRunStatus| status.pod_uid.as_deref() == Some(&pod.uid);
     let waits = observed.crowded
         && holds(run)
         && stop(run).is_none()
-        && !run.status.as_ref().is_some_and(is_told)
+        && !is_told(run, pod)
         && observed.sightings.is_empty()
         && pod.is_merely_made();
     waits.then(|| discretion(pod.created, now)).flatten()

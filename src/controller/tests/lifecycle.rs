@@ -456,11 +456,7 @@ fn among_many_a_run_tells_of_its_pod_when_the_node_starts_it_or_after_ten_second
     let plan = decide(&crowded(pod(1, sandbox)), 4);
     let uid = plan.status.as_ref().unwrap().pod_uid.as_deref();
     assert_eq!(uid, Some("pod-1"));
-    let unscheduled = json!({"phase": "Pending", "conditions": [{
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-        "message": "0/1 nodes are available: 1 Insufficient cpu.",
-    }]});
-    assert!(decide(&crowded(pod(1, unscheduled)), 4).status.is_some());
+    assert!(decide(&crowded(unscheduled_pod(1)), 4).status.is_some());
 }
 
 #[test]
@@ -514,14 +510,7 @@ fn a_pod_that_has_ended_before_its_run_speaks_of_it_is_told_of_in_one_write() {
 
 #[test]
 fn what_troubles_a_new_pod_is_told_of_in_one_write_with_the_pod() {
-    let unscheduled = pod(
-        1,
-        json!({"phase": "Pending", "conditions": [{
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": "0/1 nodes are available: 1 Insufficient cpu.",
-        }]}),
-    );
-    let plan = decide(&with_pod(run(json!({})), unscheduled), 10);
+    let plan = decide(&with_pod(run(json!({})), unscheduled_pod(1)), 10);
     let status = plan.status.as_ref().unwrap();
     assert_eq!(status.pod_uid.as_deref(), Some("pod-1"));
     assert!(

@@ -191,6 +191,17 @@ fn new_pod(attempt: u32) -> PodView {
     pod(attempt, json!({"phase": "Pending"}))
 }
 
+/// A pod that no node has room for.
+fn unscheduled_pod(attempt: u32) -> PodView {
+    pod(
+        attempt,
+        json!({"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient cpu.",
+        }]}),
+    )
+}
+
 fn conditions(ready_to_start: bool) -> Value {
     let sandbox = if ready_to_start { "True" } else { "False" };
     json!([

@@ -148,14 +148,7 @@ fn an_image_that_can_not_be_pulled_is_named_once_however_the_node_words_it() {
 #[test]
 fn a_pod_without_a_node_says_what_the_scheduler_says() {
     let run = attempted(json!({}));
-    let unschedulable = pod(
-        1,
-        json!({"phase": "Pending", "conditions": [{
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": "0/1 nodes are available: 1 Insufficient cpu."
-        }]}),
-    );
-    let (reason, message) = told(&with_pod(run, unschedulable));
+    let (reason, message) = told(&with_pod(run, unscheduled_pod(1)));
     assert_eq!(reason, reasons::SCHEDULING);
     assert!(message.contains("Insufficient cpu"), "{message}");
 }
