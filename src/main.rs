@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Prices(args) => within_runtime(runledger::ledger::prices::command::run(args))?,
         Command::Prune(args) => within_runtime(runledger::ledger::prune::run(args))?,
         Command::Crds(args) => runledger::api::definitions::run(&args)?,
-        Command::Controller(args) => within_runtime(runledger::controller::run(*args))?,
+        Command::Controller(args) => on_one_thread(runledger::controller::run(*args))?,
         Command::Uninstall(args) => within_runtime(runledger::uninstall::run(args))?,
         Command::Changes(args) if args.asks_ledger() => {
             within_runtime(runledger::changes::run(args))?;
@@ -63,8 +63,28 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a long-lived part, logging to standard error as RUST_LOG says.
+/// Runs a long-lived part on as many threads as there are cores.
 fn within_runtime<T, E>(part: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    within(tokio::runtime::Builder::new_multi_thread(), part)
+}
+
+/// Runs a long-lived part that waits more than it works: threads that wake each other up would cost it
+/// more than they could do for it.
+fn on_one_thread<T, E>(part: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    within(tokio::runtime::Builder::new_current_thread(), part)
+}
+
+/// Runs a long-lived part, logging to standard error as RUST_LOG says.
+fn within<T, E>(
+    mut runtime: tokio::runtime::Builder,
+    part: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -74,7 +94,8 @@ where
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
-    let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
+    let runtime = runtime.enable_all().build();
+    let runtime = runtime.context("the runtime can't be started")?;
     let done = runtime.block_on(part);
     // Blocking work that was given up must not hold the process.
     runtime.shutdown_background();
