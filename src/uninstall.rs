@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use kube::core::NamespaceResourceScope;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::{GroupVersionKind, NamespaceResourceScope};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::api::run::DesiredState;
 use crate::api::{WorkflowRun, Workspace};
-use crate::names::{FIELD_MANAGER, finalizers, labels};
+use crate::names::{ADMISSION_POLICY, FIELD_MANAGER, finalizers, labels};
 
 /// Objects that are listed at once.
 const PAGE: u32 = 500;
@@ -55,6 +55,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let client = Client::try_default()
         .await
         .map_err(doing("find out which cluster to talk to"))?;
+    hold_no_more(&client).await?;
     kill_all(&client).await?;
     wait(&client, Duration::from_secs(args.timeout)).await?;
     stop_controller(&client, &args.namespace).await?;
@@ -78,6 +79,24 @@ pub async fn run(args: Args) -> Result<(), Error> {
 #[allow(clippy::print_stdout)]
 fn say(line: &str) {
     println!("{line}");
+}
+
+/// Takes away what gives new runs their finalizer: first of all, as the API server goes on for a moment.
+/// The controller looks after runs that come without, for as long as it is there.
+async fn hold_no_more(client: &Client) -> Result<(), Error> {
+    // Where neither is served, no run was given any.
+    for version in ["v1", "v1beta1"] {
+        let kind = "MutatingAdmissionPolicyBinding";
+        let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", version, kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, "mutatingadmissionpolicybindings");
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        let gone = tolerant(api.delete(ADMISSION_POLICY, &DeleteParams::default()).await);
+        let what = format!("delete MutatingAdmissionPolicyBinding {ADMISSION_POLICY}");
+        if gone.map_err(doing(what))?.is_some() {
+            say("new runs are given no finalizer any more");
+        }
+    }
+    Ok(())
 }
 
 fn unfinished(run: &WorkflowRun) -> bool {

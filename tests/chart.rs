@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use runledger::names;
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {
@@ -285,6 +286,37 @@ fn the_certificate_is_not_the_charts_to_write() {
         secrets[0]["type"], "Opaque",
         "a Secret of type kubernetes.io/tls can't be empty"
     );
+}
+
+#[test]
+fn runs_are_given_the_controllers_finalizer_and_an_uninstall_may_end_that() {
+    let all = rendered();
+    let name = names::ADMISSION_POLICY;
+    let policy = &named(&all, "MutatingAdmissionPolicy", name)["spec"];
+    let binding = named(&all, "MutatingAdmissionPolicyBinding", name);
+    assert_eq!(binding["spec"], json!({"policyName": name}));
+    let matched = &policy["matchConstraints"]["resourceRules"];
+    assert_eq!(matched.as_array().unwrap().len(), 1);
+    assert_eq!(matched[0]["apiGroups"], json!([names::GROUP]));
+    assert_eq!(matched[0]["resources"], json!(["workflowruns"]));
+    assert_eq!(matched[0]["operations"], json!(["CREATE"]));
+    assert_eq!(
+        policy["failurePolicy"], "Ignore",
+        "the controller does it too"
+    );
+    let expression = &policy["mutations"][0]["jsonPatch"]["expression"];
+    let literals = expression.as_str().unwrap().split('"').skip(1).step_by(2);
+    let finalizers: Vec<_> = literals
+        .filter(|text| text.starts_with(names::GROUP))
+        .collect();
+    assert_eq!(finalizers, [names::finalizers::RUN; 3]);
+    let rules = &named(&all, "ClusterRole", "runledger-uninstall")["rules"];
+    let may = rules.as_array().unwrap().iter().any(|rule| {
+        rule["resources"] == json!(["mutatingadmissionpolicybindings"])
+            && rule["resourceNames"] == json!([name])
+            && rule["verbs"] == json!(["delete"])
+    });
+    assert!(may, "{rules}");
 }
 
 #[test]

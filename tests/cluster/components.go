@@ -41,6 +41,8 @@ func storage(c cluster, s *state) []component {
 			"--service-account-key-file=" + pki("service-account.pub"),
 			"--service-account-signing-key-file=" + pki("service-account.key"),
 			"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+			// As all clusters have it from 1.36 on.
+			"--feature-gates=MutatingAdmissionPolicy=true", "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
 			"--allow-privileged=true",
 			// Tests count writes in this file: every line is there when its request is answered, and it never rotates.
 			"--audit-policy-file=" + c.path("config", "audit.yaml"), "--audit-log-path=" + c.auditLog(),

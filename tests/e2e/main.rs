@@ -27,6 +27,7 @@ mod ends;
 mod failures;
 mod git;
 mod happy;
+mod held;
 mod kill;
 mod ledger;
 mod model;
@@ -69,6 +70,7 @@ fn suite() -> Vec<Test> {
         shared!(reuse::a_reset_saves_the_former_runs_work_and_an_event_says_where),
         shared!(ends::a_run_deleted_in_mid_work_is_killed_in_the_ledger),
         shared!(ends::a_run_killed_while_pending_never_gets_a_pod),
+        shared!(held::a_run_deleted_in_its_first_moment_is_killed_in_the_ledger),
         shared!(seal::a_hung_cli_is_stopped_at_the_time_limit),
         shared!(seal::a_hung_cli_is_stopped_when_its_run_is_deleted),
         shared!(planted::a_planted_git_config_gets_nothing_executed_read_or_sent),
@@ -87,6 +89,7 @@ fn suite() -> Vec<Test> {
         shared!(servers::a_fetch_that_takes_its_time_says_how_far_it_is_until_the_run_works),
         shared!(servers::a_git_server_that_is_gone_at_the_push_and_comes_back_gets_the_branch),
         shared!(references::a_pod_without_a_node_is_named_and_the_run_goes_on_when_there_is_room),
+        alone!(held::without_the_policy_a_run_is_held_before_it_has_a_pod),
         alone!(crowd::twenty_runs_at_once_all_complete_with_exact_sums),
         alone!(seal::the_agent_still_runs_when_the_termination_message_is_written),
         alone!(chaos::a_killed_supervisor_goes_on_where_it_was),

@@ -143,6 +143,9 @@ impl Cluster {
         template.args(["--namespace", SYSTEM, "--values", "tests/chart/values.yaml"]);
         template.args(["--show-only", "templates/controller-rbac.yaml"]);
         template.args(["--show-only", "templates/controller-flow.yaml"]);
+        template.args(["--show-only", "templates/admission.yaml"]);
+        let policies = "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy";
+        template.args(["--api-versions", policies]);
         let rights = self.file("rights.yaml")?;
         std::fs::write(&rights, output(&mut template).await?)?;
         let mut apply = self.tool("kubectl")?;

@@ -1,0 +1,97 @@
+//! A run's finalizer, from its first moment on: by the chart's policy, and by the controller where
+//! the cluster has none.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt as _;
+use runledger::api::run::{Phase, WorkflowRun};
+use runledger::names::{ADMISSION_POLICY, finalizers, reasons};
+use serde_json::Value;
+
+use crate::case::{Case, START, Space, WHOLE};
+use crate::ledger;
+use crate::runs::{Manifest, Run};
+use crate::wait::eventually;
+
+const BINDING: &str = "mutatingadmissionpolicybinding";
+
+/// Asks for the run and answers it as it was made.
+async fn made(space: &Space, manifest: &Manifest, arguments: &[&str]) -> Result<WorkflowRun> {
+    let mut all = vec!["create", "-o", "json", "-f", "-"];
+    all.extend(arguments);
+    let answer = space.kubectl(&all, Some(&manifest.0.to_string())).await?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+fn is_held(run: &WorkflowRun) -> bool {
+    run.finalizers().iter().any(|one| one == finalizers::RUN)
+}
+
+pub(crate) async fn a_run_deleted_in_its_first_moment_is_killed_in_the_ledger(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("held").await?;
+    let manifest = Manifest::new(&space, "gone", "limited");
+    let object = made(&space, &manifest, &[]).await?;
+    let run = Run {
+        space: space.clone(),
+        name: object.name_any(),
+        uid: object.uid().context("no uid")?,
+    };
+    run.delete().await?;
+    ensure!(is_held(&object), "made without it: {:?}", object.metadata);
+    run.gone(START).await?;
+    let row = ledger::row(&case.world.ledger, run.id()).await?;
+    ensure!(
+        row.status == "killed" && row.reason.as_deref() == Some(reasons::DELETED),
+        "{row:?}"
+    );
+    Ok(())
+}
+
+pub(crate) async fn without_the_policy_a_run_is_held_before_it_has_a_pod(case: Case) -> Result<()> {
+    let space = case.space("unheld").await?;
+    let binding = case
+        .world
+        .kubectl(&["get", BINDING, ADMISSION_POLICY, "-o", "json"], None)
+        .await?;
+    let mut binding: Value = serde_json::from_str(&binding)?;
+    for field in ["uid", "resourceVersion", "creationTimestamp", "generation"] {
+        binding["metadata"]
+            .as_object_mut()
+            .context("no metadata")?
+            .remove(field);
+    }
+    case.world
+        .kubectl(&["delete", BINDING, ADMISSION_POLICY], None)
+        .await?;
+    let outcome = unheld(&case, &space).await;
+    case.world
+        .kubectl(&["create", "-f", "-"], Some(&binding.to_string()))
+        .await?;
+    outcome
+}
+
+async fn unheld(case: &Case, space: &Space) -> Result<()> {
+    let manifest = Manifest::new(space, "late", "limited");
+    eventually(
+        "the policy is no longer in force",
+        Duration::from_secs(30),
+        || async {
+            let run = made(space, &manifest, &["--dry-run=server"]).await?;
+            ensure!(!is_held(&run), "it still is");
+            Ok(())
+        },
+    )
+    .await?;
+    let run = space.start(manifest).await?;
+    run.until("it has a pod", START, |status| status.pod_uid.is_some())
+        .await?;
+    let now = run.api().get(&run.name).await?;
+    ensure!(is_held(&now), "a pod, and nothing holds the run");
+    run.ends(Phase::Completed, WHOLE).await?;
+    let row = ledger::row(&case.world.ledger, run.id()).await?;
+    ensure!(row.status == "completed", "{row:?}");
+    Ok(())
+}
