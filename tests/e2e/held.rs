@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use kube::ResourceExt as _;
 use runledger::api::run::{Phase, WorkflowRun};
 use runledger::names::{ADMISSION_POLICY, finalizers, reasons};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::case::{Case, START, Space, WHOLE};
 use crate::ledger;
@@ -47,6 +47,21 @@ pub(crate) async fn a_run_deleted_in_its_first_moment_is_killed_in_the_ledger(
         row.status == "killed" && row.reason.as_deref() == Some(reasons::DELETED),
         "{row:?}"
     );
+    Ok(())
+}
+
+/// As Flux does, and Argo CD where it is told to.
+pub(crate) async fn a_run_that_is_applied_again_stays_held(case: Case) -> Result<()> {
+    let space = case.space("again").await?;
+    let mut manifest = Manifest::new(&space, "again", "limited");
+    for round in ["first", "second"] {
+        manifest.0["metadata"]["labels"] = json!({"round": round});
+        let apply = ["apply", "--server-side", "-o", "json", "-f", "-"];
+        let text = manifest.0.to_string();
+        let answer = space.kubectl(&apply, Some(&text)).await?;
+        let run: WorkflowRun = serde_json::from_str(&answer)?;
+        ensure!(is_held(&run), "{round}: {:?}", run.metadata);
+    }
     Ok(())
 }
 

@@ -71,6 +71,7 @@ fn suite() -> Vec<Test> {
         shared!(ends::a_run_deleted_in_mid_work_is_killed_in_the_ledger),
         shared!(ends::a_run_killed_while_pending_never_gets_a_pod),
         shared!(held::a_run_deleted_in_its_first_moment_is_killed_in_the_ledger),
+        shared!(held::a_run_that_is_applied_again_stays_held),
         shared!(seal::a_hung_cli_is_stopped_at_the_time_limit),
         shared!(seal::a_hung_cli_is_stopped_when_its_run_is_deleted),
         shared!(planted::a_planted_git_config_gets_nothing_executed_read_or_sent),

@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::api::{Api, ListParams};
 use runledger::api::run::{Phase, WorkflowRun};
+use runledger::names::ADMISSION_POLICY;
 
 use crate::case::{Case, WHOLE};
 use crate::runs::Manifest;
 use crate::wait::eventually;
 use crate::world::{RELEASE, SYSTEM};
-use crate::{ends, sh};
+use crate::{ends, sh, writes};
 
 pub(crate) async fn uninstalling_finishes_with_runs_still_there(case: Case) -> Result<()> {
     let space = case.space("uninstall").await?;
@@ -44,6 +45,14 @@ pub(crate) async fn uninstalling_finishes_with_runs_still_there(case: Case) -> R
     sh::run(&mut uninstall, None, Duration::from_secs(240))
         .await
         .context("helm uninstall")?;
+
+    // Else a run that is made meanwhile would keep its finalizer for ever.
+    let cluster_wide = writes::writes(&case.world, str::is_empty)?;
+    let binding = format!("delete mutatingadmissionpolicybindings/ {ADMISSION_POLICY} in  -> 200");
+    ensure!(
+        cluster_wide.contains(&binding),
+        "no '{binding}' in {cluster_wide:#?}"
+    );
 
     // With nobody there to take finalizers off, none may hold what people delete now.
     case.world

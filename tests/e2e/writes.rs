@@ -13,7 +13,7 @@ use crate::wait::eventually;
 use crate::world::{SYSTEM, World};
 
 /// Create, update, patch and delete by Runledger's identities, without Events, Leases and reviews.
-fn writes(world: &World, concerns: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+pub(crate) fn writes(world: &World, concerns: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let file = std::fs::File::open(world.variable("RUNLEDGER_AUDIT_LOG")?)?;
     let user = format!("system:serviceaccount:{SYSTEM}:");
     let mut found = Vec::new();

@@ -44,6 +44,8 @@ use report::{Report, Runs};
 
 /// How many come one by one.
 const STEADY: usize = 50;
+/// How many come as others are done, at most.
+const TURNS: usize = 500;
 /// What is not the cluster's own, as the table of processes calls it.
 const BENCH: &str = "the benchmark itself";
 const RUNLEDGER: &str = "runledger controller";
@@ -90,17 +92,15 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
     let one = |kind, namespace: &'static str, count, of| {
         measure(&cluster, kind, namespace, count, Arrival::Burst, &busy, of)
     };
-    let steady = |kind, namespace: &'static str| {
-        measure(
-            &cluster,
-            kind,
-            namespace,
-            STEADY,
-            Arrival::Steady,
-            &busy,
-            None,
-        )
+    let arriving = |kind, namespace: &'static str, arrival| {
+        let count = match arrival {
+            Arrival::Turns => count.min(TURNS),
+            _ => STEADY,
+        };
+        measure(&cluster, kind, namespace, count, arrival, &busy, None)
     };
+    let steady = |kind, namespace| arriving(kind, namespace, Arrival::Steady);
+    let turns = |kind, namespace| arriving(kind, namespace, Arrival::Turns);
     // What is done once (connections, first lists) is done for one object that isn't measured.
     one(Kind::Pod, "warm-pods", 1, None).await?;
     say(&format!("{count} pods"));
@@ -115,6 +115,8 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
         .sum();
     let steady_jobs = steady(Kind::Job, "steady-jobs").await?;
     cluster.clear("steady-jobs").await?;
+    let turns_jobs = turns(Kind::Job, "turns-jobs").await?;
+    cluster.clear("turns-jobs").await?;
     cluster.clear("bench-jobs").await?;
 
     let controller_log = cluster.file("controller.log")?;
@@ -135,9 +137,10 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
             of,
         )
         .await?;
-        anyhow::Ok((runs, steady(Kind::Run, "steady-runs").await?))
+        let steady_runs = steady(Kind::Run, "steady-runs").await?;
+        anyhow::Ok((runs, steady_runs, turns(Kind::Run, "turns-runs").await?))
     };
-    let (runs, steady_runs) = runs.await.inspect_err(|_| {
+    let (runs, steady_runs, turns_runs) = runs.await.inspect_err(|_| {
         let log = std::fs::read_to_string(&controller_log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let last = lines.len().saturating_sub(30);
@@ -152,6 +155,7 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
     kinds::learn_pod_of_a_run(&cluster.client, "learn").await?;
     controller.kill().await?;
     cluster.clear("steady-runs").await?;
+    cluster.clear("turns-runs").await?;
     cluster.clear("bench-runs").await?;
     one(Kind::JobOfRunPod, "warm-big-jobs", 1, None).await?;
     say(&format!("{count} Jobs of a run's pod"));
@@ -165,6 +169,7 @@ async fn bench(root: &Path, name: &str, count: usize) -> Result<()> {
         job_writes: job_writes as f64 / count as f64,
         measured: [pods, jobs, big_jobs, runs],
         steady: [steady_jobs, steady_runs],
+        turns: [turns_jobs, turns_runs],
     };
     say("done");
     println!("{report}");

@@ -26,6 +26,8 @@ const TRAIL: Duration = Duration::from_secs(2);
 pub(crate) enum Arrival {
     /// All at once, as fast as the creators are.
     Burst,
+    /// As fast as those who asked for the ones before have them done.
+    Turns,
     /// One by one, with so much time between them that none waits for another.
     Steady,
 }
@@ -69,13 +71,18 @@ pub(crate) async fn measure(
             number
         })
         .map(|number| {
-            let client = cluster.client.clone();
+            let (client, name) = (cluster.client.clone(), format!("r{number:05}"));
+            let is_done = (arrival == Arrival::Turns).then(|| book.is_done(&name));
             // A task of its own, so that what is done with an answer holds no other one up.
             tokio::spawn({
                 let namespace = namespace.to_owned();
                 async move {
-                    kind.create(&client, &namespace, &format!("r{number:05}"))
-                        .await
+                    kind.create(&client, &namespace, &name).await?;
+                    if let Some(is_done) = is_done {
+                        let in_time = tokio::time::timeout(DEADLINE, is_done).await;
+                        in_time.context("it was not done in time")??;
+                    }
+                    anyhow::Ok(())
                 }
             })
         })

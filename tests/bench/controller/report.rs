@@ -17,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) measured: [Measured; 4],
     /// Jobs and runs that come one by one.
     pub(crate) steady: [Measured; 2],
+    /// Jobs and runs that come as others are done.
+    pub(crate) turns: [Measured; 2],
     pub(crate) job_writes: f64,
     pub(crate) runs: Runs,
 }
@@ -144,6 +146,16 @@ impl fmt::Display for Report {
             steady_runs.count,
             both(&steady_jobs.to_pod),
             both(&steady_runs.to_pod),
+        )?;
+        let [turns_jobs, turns_runs] = &self.turns;
+        writeln!(
+            f,
+            "Where each of the {CREATORS} asks for its next once its last is done ({} in all), it is {} ms for a Job and {} ms for a run, of which {:.1} and {:.1} are done per second.",
+            turns_runs.count,
+            both(&turns_jobs.to_pod),
+            both(&turns_runs.to_pod),
+            turns_jobs.rate,
+            turns_runs.rate,
         )?;
         writeln!(
             f,

@@ -12,6 +12,7 @@ use kube::Client;
 use kube::api::WatchParams;
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use crate::kinds::{self, Kind};
 
@@ -46,6 +47,8 @@ pub(crate) struct Book {
     done: AtomicUsize,
     cleared: AtomicUsize,
     failure: Mutex<Option<String>>,
+    /// Who waits for which object to be done.
+    waiting: Mutex<HashMap<String, oneshot::Sender<()>>>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -96,7 +99,7 @@ impl Book {
         }
         for (path, of_pods) in paths {
             let (book, client) = (book.clone(), client.clone());
-            let (ready, is_ready) = tokio::sync::oneshot::channel();
+            let (ready, is_ready) = oneshot::channel();
             tokio::spawn(async move {
                 if let Err(error) = book.follow(&client, kind, &path, of_pods, ready).await {
                     book.fail(format!("watching {path}: {error:#}"));
@@ -113,7 +116,7 @@ impl Book {
         kind: Kind,
         path: &str,
         of_pods: bool,
-        ready: tokio::sync::oneshot::Sender<()>,
+        ready: oneshot::Sender<()>,
     ) -> Result<()> {
         let mut ready = Some(ready);
         let mut version = String::new();
@@ -193,6 +196,10 @@ impl Book {
         change(life);
         if !was_done && life.done.is_some() {
             self.done.fetch_add(1, Ordering::Relaxed);
+            if let Some(waiting) = self.waiting.lock().unwrap().remove(name) {
+                // Whoever has gone away doesn't care.
+                let _ = waiting.send(());
+            }
         }
         if !was_cleared && is_cleared(life) {
             self.cleared.fetch_add(1, Ordering::Relaxed);
@@ -201,6 +208,16 @@ impl Book {
 
     fn fail(&self, why: String) {
         self.failure.lock().unwrap().get_or_insert(why);
+    }
+
+    /// Tells when the object is done, which may not be there yet.
+    pub(crate) fn is_done(&self, name: &str) -> oneshot::Receiver<()> {
+        let (waiting, is_done) = oneshot::channel();
+        self.waiting
+            .lock()
+            .unwrap()
+            .insert(name.to_owned(), waiting);
+        is_done
     }
 
     /// Waits until so many are done, and nothing is left to be done for them.
