@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-18s%s\n", $$1, $$2 }' Makefile
 
 preflight: ## Check this machine, and install the Debian packages that are missing
 	@tests/preflight
@@ -25,8 +25,8 @@ cluster-down: ## Take it away, and all that it left
 sqlx: ## Write .sqlx/ anew, after a change to a query or a migration
 	@tests/sqlx
 
-bench-controller: ## Measure the controller beside Kubernetes' own for Jobs (N=1000: so many of each)
-	@tests/bench/run bench-controller $(N)
+bench-controller: ## Measure the controller beside Kubernetes' own for Jobs (N=1000: so many of each; POLICY=off: without the chart's policy)
+	@tests/bench/run bench-controller $(N) $(if $(filter off,$(POLICY)),without-policy)
 
 bench-ledger: ## Measure the ledger beside bare Postgres (SCALE=10: ten million runs; ONLY="events upserts": these parts)
 	@tests/bench/run bench-ledger $(or $(SCALE),1) $(ONLY)

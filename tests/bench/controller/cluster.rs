@@ -131,8 +131,9 @@ impl Cluster {
         Ok(kwok)
     }
 
-    /// CRDs, rights and priority, as the chart has them; returns the controller's kubeconfig.
-    pub(crate) async fn install(&self) -> Result<PathBuf> {
+    /// CRDs, rights, priority and, if wanted, the policy that gives runs their finalizer, as the chart has
+    /// them; returns the controller's kubeconfig.
+    pub(crate) async fn install(&self, with_policy: bool) -> Result<PathBuf> {
         self.namespace(SYSTEM).await?;
         let mut crds = self.tool("kubectl")?;
         output(crds.args(["apply", "--server-side", "--filename", "crds"])).await?;
@@ -143,9 +144,11 @@ impl Cluster {
         template.args(["--namespace", SYSTEM, "--values", "tests/chart/values.yaml"]);
         template.args(["--show-only", "templates/controller-rbac.yaml"]);
         template.args(["--show-only", "templates/controller-flow.yaml"]);
-        template.args(["--show-only", "templates/admission.yaml"]);
-        let policies = "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy";
-        template.args(["--api-versions", policies]);
+        if with_policy {
+            template.args(["--show-only", "templates/admission.yaml"]);
+            let policies = "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy";
+            template.args(["--api-versions", policies]);
+        }
         let rights = self.file("rights.yaml")?;
         std::fs::write(&rights, output(&mut template).await?)?;
         let mut apply = self.tool("kubectl")?;

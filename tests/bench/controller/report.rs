@@ -12,9 +12,11 @@ const API_SERVER: &str = "kube-apiserver";
 /// All that was measured.
 pub(crate) struct Report {
     pub(crate) machine: String,
+    pub(crate) with_policy: bool,
     pub(crate) kubernetes: String,
     pub(crate) postgres: String,
-    pub(crate) measured: [Measured; 4],
+    /// In the order in which it was: Jobs before the runs and after.
+    pub(crate) measured: [Measured; 5],
     /// Jobs and runs that come one by one.
     pub(crate) steady: [Measured; 2],
     /// Jobs and runs that come as others are done.
@@ -93,11 +95,14 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [_, jobs, _, runs] = &self.measured;
+        let [_, jobs, runs, jobs_again, _] = &self.measured;
+        let rate_of_jobs = f64::midpoint(jobs.rate, jobs_again.rate);
         writeln!(
             f,
-            "`make bench-controller N={}`: {}.",
-            runs.count, self.machine
+            "`make bench-controller N={}{}`: {}.",
+            runs.count,
+            if self.with_policy { "" } else { " POLICY=off" },
+            self.machine
         )?;
         writeln!(
             f,
@@ -132,7 +137,7 @@ impl fmt::Display for Report {
                 "| {} | {:.1} | {:.2} | {} | {} | {:.1} | {writes} |",
                 measured.kind.title(),
                 measured.rate,
-                measured.rate / jobs.rate,
+                measured.rate / rate_of_jobs,
                 both(&measured.to_pod),
                 controller.unwrap_or_else(|| "–".to_owned()),
                 each(measured.shares.get(API_SERVER).copied().unwrap_or(f64::NAN)),
