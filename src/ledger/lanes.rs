@@ -1,12 +1,16 @@
-//! What many callers hand in at about the same time, written together: whoever comes while a write is
-//! under way joins the next one, so that a statement, its plan and the wait for the disk are shared.
+//! What many callers hand in at about the same time, written together: whoever comes while all writers
+//! are busy joins the next write, so that a statement, its plan and the wait for the disk are shared.
+//! There is one queue, and whichever writer is free takes what it may of it, so that nobody waits for
+//! one writer while another has nothing to do.
 //!
 //! It knows nothing of what is written. A write of several goes well for all of them, or for nobody:
 //! then each caller is told to do it alone, so that one that can't be written spoils no other's.
 
 use std::collections::{HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -17,14 +21,40 @@ pub(super) const MOST: usize = 64;
 pub(super) trait Joins: Send + Sync + 'static {
     /// Two of the same key are never written together, and in the order in which they came.
     fn key(&self) -> Uuid;
+
+    /// Two of the same group are never written by two writers at a time, which would wait for each
+    /// other's rows. All of one key are of one group.
+    fn group(&self) -> Uuid;
 }
 
-/// A queue of one writer.
+/// What writes, one write after the other.
+pub(super) trait Writes<T>: Send + 'static {
+    /// Whether all of it was written.
+    fn write(&mut self, all: Vec<Arc<T>>) -> impl Future<Output = bool> + Send;
+}
+
+/// A queue and its writers.
 #[derive(Debug)]
-pub(super) struct Lane<T> {
-    waiting: Mutex<VecDeque<Waiting<T>>>,
-    /// Held by the write that is under way.
-    flight: Arc<tokio::sync::Mutex<()>>,
+pub(super) struct Lanes<T, W> {
+    state: Mutex<State<T, W>>,
+    /// Most writers at a time.
+    most: usize,
+}
+
+#[derive(Debug)]
+struct State<T, W> {
+    /// In the order in which they came.
+    waiting: VecDeque<Waiting<T>>,
+    /// Groups that are being written.
+    under_way: HashSet<Uuid>,
+    /// Writers that write.
+    writing: usize,
+    /// Writers that are about to take what waits.
+    coming: usize,
+    /// Writers that have nothing to do, with what they need for the next time.
+    resting: Vec<W>,
+    /// Nobody rests any more, and nothing is taken in.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -33,84 +63,136 @@ struct Waiting<T> {
     answer: oneshot::Sender<bool>,
 }
 
-impl<T> Default for Lane<T> {
-    fn default() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            flight: Arc::default(),
-        }
-    }
+/// What is written together, and who waits for it.
+struct Flight<T> {
+    all: Vec<Arc<T>>,
+    answers: Vec<oneshot::Sender<bool>>,
+    groups: Vec<Uuid>,
 }
 
-impl<T: Joins> Lane<T> {
-    /// Hands it in and waits; says whether it was written. Who stops waiting before its write began
-    /// takes it back; after that nobody knows, and the others notice nothing.
-    pub(super) async fn join<W, F>(self: &Arc<Self>, what: Arc<T>, write: W) -> bool
-    where
-        W: Fn(Vec<Arc<T>>) -> F + Clone + Send + 'static,
-        F: Future<Output = bool> + Send,
-    {
-        let (answer, mut answered) = oneshot::channel();
-        self.queue().push_back(Waiting { what, answer });
-        loop {
-            tokio::select! {
-                biased;
-                // No answer: the write came to an untimely end.
-                answer = &mut answered => return answer.unwrap_or(false),
-                flight = Arc::clone(&self.flight).lock_owned() => {
-                    let (lane, write) = (Arc::clone(self), write.clone());
-                    // In a task of its own: it is for others too, also when this caller is gone.
-                    tokio::spawn(async move {
-                        lane.fly(write).await;
-                        drop(flight);
-                    });
-                }
-            }
+impl<T: Joins, W: Writes<T>> Lanes<T, W> {
+    /// With so many writers at most.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                under_way: HashSet::new(),
+                writing: 0,
+                coming: 0,
+                resting: Vec::new(),
+                closed: false,
+            }),
+            most,
         }
     }
 
-    /// Writes all that is waiting.
-    async fn fly<W, F>(&self, write: W)
-    where
-        W: Fn(Vec<Arc<T>>) -> F,
-        F: Future<Output = bool>,
-    {
+    /// Hands it in and waits; says whether it was written. Who stops waiting before its write began
+    /// takes it back; after that nobody knows, and the others notice nothing.
+    pub(super) async fn join(self: &Arc<Self>, what: Arc<T>, new: impl FnOnce() -> W) -> bool {
+        let (answer, answered) = oneshot::channel();
+        if let Some(writer) = self.hand_in(Waiting { what, answer }, new) {
+            let lanes = Arc::clone(self);
+            // In a task of its own: it is for others too, also when this caller is gone.
+            tokio::spawn(async move { lanes.fly(writer).await });
+        }
+        // No answer: nothing is taken in any more.
+        answered.await.unwrap_or(false)
+    }
+
+    /// Queues it; answers the writer that is to come for it, unless one comes anyway.
+    fn hand_in(&self, waiting: Waiting<T>, new: impl FnOnce() -> W) -> Option<W> {
+        let mut state = self.state();
+        if state.closed {
+            return None;
+        }
+        state.waiting.push_back(waiting);
+        if state.coming > 0 || state.writing == self.most {
+            return None;
+        }
+        state.coming += 1;
+        state.resting.pop().or_else(|| Some(new()))
+    }
+
+    /// Writes until nothing is waiting.
+    async fn fly(&self, mut writer: W) {
         loop {
             // Those who were woken together come together.
             tokio::task::yield_now().await;
-            let (all, answers) = self.take();
-            if all.is_empty() {
+            let Some((mut own, flight)) = self.next(writer) else {
                 return;
-            }
-            let written = write(all).await;
-            for answer in answers {
+            };
+            let written = AssertUnwindSafe(own.write(flight.all)).catch_unwind().await;
+            self.state().landed(&flight.groups);
+            for answer in flight.answers {
                 // Whoever has gone away doesn't care.
-                let _ = answer.send(written);
+                let _ = answer.send(matches!(written, Ok(true)));
             }
+            writer = own;
         }
     }
 
-    /// The next that can be written together.
-    fn take(&self) -> (Vec<Arc<T>>, Vec<oneshot::Sender<bool>>) {
-        let mut queue = self.queue();
+    /// What the writer that came is to write, or it rests.
+    fn next(&self, writer: W) -> Option<(W, Flight<T>)> {
+        let mut state = self.state();
+        state.coming -= 1;
+        let flight = state.take();
+        if flight.is_none() && !state.closed {
+            state.resting.push(writer);
+            return None;
+        }
+        flight.map(|flight| (writer, flight))
+    }
+
+    /// Takes nothing in any more, and answers the writers that rest.
+    pub(super) fn close(&self) -> Vec<W> {
+        let mut state = self.state();
+        state.closed = true;
+        std::mem::take(&mut state.resting)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T, W>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Joins, W> State<T, W> {
+    /// The next that can be written together, if anything can.
+    fn take(&mut self) -> Option<Flight<T>> {
         let mut keys = HashSet::new();
-        let (mut now, mut later) = (Vec::new(), VecDeque::new());
-        for waiting in queue.drain(..) {
+        let (mut all, mut answers, mut later) = (Vec::new(), Vec::new(), VecDeque::new());
+        for waiting in self.waiting.drain(..) {
             if waiting.answer.is_closed() {
                 continue;
             }
-            if now.len() < MOST && keys.insert(waiting.what.key()) {
-                now.push((waiting.what, waiting.answer));
+            let may = all.len() < MOST && !self.under_way.contains(&waiting.what.group());
+            if may && keys.insert(waiting.what.key()) {
+                all.push(waiting.what);
+                answers.push(waiting.answer);
             } else {
                 later.push_back(waiting);
             }
         }
-        *queue = later;
-        now.into_iter().unzip()
+        self.waiting = later;
+        if all.is_empty() {
+            return None;
+        }
+        let groups: Vec<Uuid> = all.iter().map(|what| what.group()).collect();
+        self.under_way.extend(&groups);
+        self.writing += 1;
+        Some(Flight {
+            all,
+            answers,
+            groups,
+        })
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Waiting<T>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Its writer comes for more.
+    fn landed(&mut self, groups: &[Uuid]) {
+        for group in groups {
+            self.under_way.remove(group);
+        }
+        self.writing -= 1;
+        self.coming += 1;
     }
 }
 

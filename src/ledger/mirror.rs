@@ -2,6 +2,7 @@
 //! time are written in one statement; what is known to be written already is left out of it.
 
 mod row;
+mod writer;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff_sqlx::ToSqlx;
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::figures::Figures;
@@ -17,6 +18,7 @@ use super::known::Known;
 use super::records::RunRecord;
 use super::{Error, Ledger};
 pub(super) use row::Row;
+pub(super) use writer::Writer;
 
 /// From how many on runs that are on their way have a statement of their own beside one of whole rows.
 const WORTH_A_STATEMENT: usize = 8;
@@ -26,28 +28,10 @@ impl Ledger {
     /// that is already further on. To be called within a tokio runtime.
     pub async fn mirror(&self, record: &RunRecord) -> Result<(), Error> {
         let row = Arc::new(Row::of(record)?);
-        let (pool, cluster, known) = (
-            self.together.clone(),
-            self.cluster.clone(),
-            Arc::clone(&self.known),
-        );
-        let together = move |mut rows: Vec<Arc<Row>>| {
-            let (pool, cluster, known) = (pool.clone(), cluster.clone(), Arc::clone(&known));
-            async move {
-                rows.sort_unstable_by_key(|row| row.id);
-                let runs = rows.len();
-                let written = write_together(&pool, cluster.as_deref(), &known, rows).await;
-                if let Err(error) = &written {
-                    tracing::debug!(%error, runs, "runs are mirrored one by one");
-                }
-                written.is_ok()
-            }
-        };
-        let lane = self.lane_of(row.rest.session_id);
-        if lane.join(Arc::clone(&row), together).await {
+        if self.lanes.join(Arc::clone(&row), || self.writer()).await {
             return Ok(());
         }
-        // Beside the lane nobody knows which of two came last, so nothing of it is remembered.
+        // Beside the lanes nobody knows which of two came last, so nothing of it is remembered.
         let run = row.id;
         self.known.forget(run);
         let rows = [row];
@@ -58,27 +42,6 @@ impl Ledger {
         .await;
         self.known.forget(run);
         written
-    }
-}
-
-/// Writes the rows on a connection that gives up soon, where something holds one of them up: the others
-/// must not wait for it.
-async fn write_together(
-    pool: &PgPool,
-    cluster: Option<&str>,
-    known: &Known,
-    rows: Vec<Arc<Row>>,
-) -> Result<(), Error> {
-    let mut connection = pool.acquire().await?;
-    let patience = super::pool::TOGETHER;
-    let writing = write_what_is_new(&mut connection, cluster, known, rows);
-    match tokio::time::timeout(patience, writing).await {
-        Ok(written) => written,
-        Err(_) => {
-            // It may still be waiting for the answer.
-            connection.close_on_drop();
-            Err(Error::TimedOut(patience.as_secs()))
-        }
     }
 }
 

@@ -12,12 +12,11 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor as _, PgPool};
 use tokio::sync::Mutex;
 use url::Url;
-use uuid::Uuid;
 
 use super::Error;
 use super::known::Known;
-use super::lanes::Lane;
-use super::mirror::Row;
+use super::lanes::Lanes;
+use super::mirror::{Row, Writer};
 
 /// Most connections of one process. The server's batches and the controller's mirror are short.
 const MAX_CONNECTIONS: u32 = 10;
@@ -26,10 +25,8 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// Longest life of one operation on an open connection.
 const OPERATION: Duration = Duration::from_secs(60);
 
-/// Longest wait for what is written together, and for its connection. Who waited that long does it alone.
-pub(super) const TOGETHER: Duration = Duration::from_secs(2);
 /// Writers of what is written together.
-const LANES: usize = 2;
+const WRITERS: usize = 2;
 
 /// The ledger's database.
 #[derive(Debug)]
@@ -38,10 +35,10 @@ pub struct Ledger {
     /// For the queries of people, which leave out or name filters: each is planned for what it asks,
     /// and none holds up a writer.
     pub(super) readers: PgPool,
-    /// For what is written together: as many connections as lanes.
-    pub(super) together: PgPool,
-    /// Where runs to be mirrored meet.
-    lanes: [Arc<Lane<Row>>; LANES],
+    /// Where runs to be mirrored meet. Its writers have connections of their own.
+    pub(super) lanes: Arc<Lanes<Row, Writer>>,
+    /// For these connections.
+    pub(super) together: PgConnectOptions,
     /// What was written of them.
     pub(super) known: Arc<Known>,
     /// The cluster whose runs are written, where that is known.
@@ -61,17 +58,11 @@ impl Ledger {
         // many places over one that reads many from few.
         let readers =
             Self::pool_with("SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1");
-        // To plan these anew for each call would take longer than to do what they say. So a plan that is made
-        // while there are few rows must do for many: it finds them by their keys.
-        let together =
-            Self::pool_with("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET lock_timeout = '250ms'")
-                .max_connections(u32::try_from(LANES).unwrap_or(u32::MAX))
-                .acquire_timeout(TOGETHER);
         Ok(Self {
             readers: readers.connect_lazy_with(options.clone()),
-            together: together.connect_lazy_with(options.clone()),
-            pool: Self::pool().connect_lazy_with(options),
-            lanes: Default::default(),
+            pool: Self::pool().connect_lazy_with(options.clone()),
+            lanes: Arc::new(Lanes::new(WRITERS)),
+            together: options,
             known: Arc::default(),
             cluster: None,
             unpriced: std::sync::Mutex::default(),
@@ -85,12 +76,6 @@ impl Ledger {
             cluster: Some(cluster),
             ..self
         }
-    }
-
-    /// The lane of a session's runs. That two lanes never write to the same session keeps them from
-    /// waiting for each other in a ring.
-    pub(super) fn lane_of(&self, session: Uuid) -> &Arc<Lane<Row>> {
-        &self.lanes[usize::from(session.as_bytes()[15]) % LANES]
     }
 
     /// Options of a pool whose connections are set up like this.
@@ -131,8 +116,10 @@ impl Ledger {
 
     /// Ends the connections in use at their end, and opens no more.
     pub async fn close(&self) {
+        for writer in self.lanes.close() {
+            writer.close().await;
+        }
         self.readers.close().await;
-        self.together.close().await;
         self.pool.close().await;
     }
 

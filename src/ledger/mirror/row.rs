@@ -60,6 +60,10 @@ impl Joins for Row {
     fn key(&self) -> Uuid {
         self.id
     }
+
+    fn group(&self) -> Uuid {
+        self.rest.session_id
+    }
 }
 
 impl Row {
