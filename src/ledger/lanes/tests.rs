@@ -1,4 +1,5 @@
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -109,6 +110,12 @@ impl Scene {
     }
 }
 
+/// What a caller was told, which it must be at some time.
+async fn answer(task: JoinHandle<bool>) -> bool {
+    let answer = tokio::time::timeout(Duration::from_secs(10), task).await;
+    answer.expect("no answer").unwrap()
+}
+
 #[tokio::test]
 async fn who_comes_while_a_write_is_under_way_joins_the_next_one() {
     let scene = Scene::new();
@@ -119,7 +126,7 @@ async fn who_comes_while_a_write_is_under_way_joins_the_next_one() {
     assert_eq!(scene.written(), [vec!["a"]]);
     scene.let_through(2);
     for task in tasks {
-        assert!(task.await.unwrap());
+        assert!(answer(task).await);
     }
     assert_eq!(scene.written(), [vec!["a"], vec!["b", "c", "d"]]);
 }
@@ -133,7 +140,7 @@ async fn what_is_of_one_key_is_written_one_after_the_other_in_the_order_it_came(
     }
     scene.let_through(9);
     for task in tasks {
-        assert!(task.await.unwrap());
+        assert!(answer(task).await);
     }
     assert_eq!(
         scene.written(),
@@ -156,7 +163,7 @@ async fn no_more_are_written_together_than_the_most_and_none_is_forgotten() {
     tasks.push(scene.hand_in(150, "y").await);
     scene.let_through(9);
     for task in tasks {
-        assert!(task.await.unwrap());
+        assert!(answer(task).await);
     }
     let sizes: Vec<_> = scene.written().iter().map(Vec::len).collect();
     assert_eq!(sizes, [1, MOST, MOST, 150 - 2 * MOST, 1]);
@@ -168,13 +175,13 @@ async fn when_one_cannot_be_written_all_of_its_write_are_told_to_do_it_alone_and
     let first = scene.hand_in(1, "a").await;
     let together = [scene.hand_in(2, "b").await, scene.hand_in(3, "bad").await];
     scene.let_through(2);
-    assert!(first.await.unwrap());
+    assert!(answer(first).await);
     for task in together {
-        assert!(!task.await.unwrap());
+        assert!(!answer(task).await);
     }
     let later = scene.hand_in(2, "c").await;
     scene.let_through(1);
-    assert!(later.await.unwrap());
+    assert!(answer(later).await);
 }
 
 #[tokio::test]
@@ -185,7 +192,7 @@ async fn who_goes_away_while_it_waits_takes_back_what_it_handed_in() {
     gone.abort();
     scene.settle().await;
     scene.let_through(2);
-    assert!(first.await.unwrap() && stays.await.unwrap());
+    assert!(answer(first).await && answer(stays).await);
     assert_eq!(scene.written(), [vec!["a"], vec!["b"]]);
 }
 
@@ -197,7 +204,7 @@ async fn who_began_the_write_may_go_away_and_the_others_are_written() {
     first.abort();
     scene.settle().await;
     scene.let_through(2);
-    assert!(other.await.unwrap());
+    assert!(answer(other).await);
     assert_eq!(*scene.log.ended.lock().unwrap(), ["a", "b"]);
 }
 
@@ -207,8 +214,8 @@ async fn a_write_that_dies_is_answered_and_its_writer_goes_on() {
     let dies = scene.hand_in(1, "worse").await;
     let next = scene.hand_in(2, "b").await;
     scene.let_through(2);
-    assert!(!dies.await.unwrap());
-    assert!(next.await.unwrap());
+    assert!(!answer(dies).await);
+    assert!(answer(next).await);
 }
 
 #[tokio::test]
@@ -224,7 +231,7 @@ async fn whoever_is_free_writes_what_came_last_while_another_writes() {
     assert_eq!(scene.written(), [vec!["a"], vec!["b"], vec!["c", "d"]]);
     scene.let_through(2);
     for task in tasks {
-        assert!(task.await.unwrap());
+        assert!(answer(task).await);
     }
 }
 
@@ -242,7 +249,7 @@ async fn what_is_of_one_group_is_never_written_by_two_at_a_time_and_holds_nobody
     assert_eq!(all, [vec!["a"], vec!["c"], vec!["b", "newer", "d"]]);
     scene.let_through(1);
     for task in tasks {
-        assert!(task.await.unwrap());
+        assert!(answer(task).await);
     }
 }
 
@@ -251,7 +258,7 @@ async fn a_writer_that_has_nothing_to_do_is_there_for_the_next_time() {
     let scene = Scene::with_writers(2);
     scene.let_through(9);
     for (key, text) in [(1, "a"), (2, "b"), (1, "c")] {
-        assert!(scene.hand_in(key, text).await.await.unwrap());
+        assert!(answer(scene.hand_in(key, text).await).await);
     }
     assert_eq!(*scene.writers.lock().unwrap(), 1);
 }
@@ -261,10 +268,10 @@ async fn when_it_is_closed_what_waits_is_written_and_nothing_more_is_taken_in() 
     let scene = Scene::new();
     let tasks = [scene.hand_in(1, "a").await, scene.hand_in(2, "b").await];
     assert!(scene.lanes.close().is_empty());
-    assert!(!scene.hand_in(3, "late").await.await.unwrap());
+    assert!(!answer(scene.hand_in(3, "late").await).await);
     scene.let_through(9);
     for task in tasks {
-        assert!(task.await.unwrap());
+        assert!(answer(task).await);
     }
     assert_eq!(scene.written(), [["a"], ["b"]]);
     scene.settle().await;
