@@ -148,6 +148,7 @@ impl Cluster {
             template.args(["--show-only", "templates/admission.yaml"]);
             let policies = "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy";
             template.args(["--api-versions", policies]);
+            template.args(["--api-versions", "runledger.dev/v1alpha1/WorkflowRun"]);
         }
         let rights = self.file("rights.yaml")?;
         std::fs::write(&rights, output(&mut template).await?)?;
