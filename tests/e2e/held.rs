@@ -16,10 +16,9 @@ use crate::wait::eventually;
 
 const BINDING: &str = "mutatingadmissionpolicybinding";
 
-/// Asks for the run and answers it as it was made.
-async fn made(space: &Space, manifest: &Manifest, arguments: &[&str]) -> Result<WorkflowRun> {
-    let mut all = vec!["create", "-o", "json", "-f", "-"];
-    all.extend(arguments);
+/// Asks for the run with that command of kubectl's, and answers what it is then.
+async fn made(space: &Space, manifest: &Manifest, command: &[&str]) -> Result<WorkflowRun> {
+    let all = [command, &["-o", "json", "-f", "-"]].concat();
     let answer = space.kubectl(&all, Some(&manifest.0.to_string())).await?;
     Ok(serde_json::from_str(&answer)?)
 }
@@ -33,7 +32,7 @@ pub(crate) async fn a_run_deleted_in_its_first_moment_is_killed_in_the_ledger(
 ) -> Result<()> {
     let space = case.space("held").await?;
     let manifest = Manifest::new(&space, "gone", "limited");
-    let object = made(&space, &manifest, &[]).await?;
+    let object = made(&space, &manifest, &["create"]).await?;
     let run = Run {
         space: space.clone(),
         name: object.name_any(),
@@ -56,10 +55,7 @@ pub(crate) async fn a_run_that_is_applied_again_stays_held(case: Case) -> Result
     let mut manifest = Manifest::new(&space, "again", "limited");
     for round in ["first", "second"] {
         manifest.0["metadata"]["labels"] = json!({"round": round});
-        let apply = ["apply", "--server-side", "-o", "json", "-f", "-"];
-        let text = manifest.0.to_string();
-        let answer = space.kubectl(&apply, Some(&text)).await?;
-        let run: WorkflowRun = serde_json::from_str(&answer)?;
+        let run = made(&space, &manifest, &["apply", "--server-side"]).await?;
         ensure!(is_held(&run), "{round}: {:?}", run.metadata);
     }
     Ok(())
@@ -94,7 +90,7 @@ async fn unheld(case: &Case, space: &Space) -> Result<()> {
         "the policy is no longer in force",
         Duration::from_secs(30),
         || async {
-            let run = made(space, &manifest, &["--dry-run=server"]).await?;
+            let run = made(space, &manifest, &["create", "--dry-run=server"]).await?;
             ensure!(!is_held(&run), "it still is");
             Ok(())
         },

@@ -116,6 +116,13 @@ async fn answer(task: JoinHandle<bool>) -> bool {
     answer.expect("no answer").unwrap()
 }
 
+/// Each of these callers is told that it was written.
+async fn all_written(tasks: impl IntoIterator<Item = JoinHandle<bool>>) {
+    for task in tasks {
+        assert!(answer(task).await);
+    }
+}
+
 #[tokio::test]
 async fn who_comes_while_a_write_is_under_way_joins_the_next_one() {
     let scene = Scene::new();
@@ -125,9 +132,7 @@ async fn who_comes_while_a_write_is_under_way_joins_the_next_one() {
     }
     assert_eq!(scene.written(), [vec!["a"]]);
     scene.let_through(2);
-    for task in tasks {
-        assert!(answer(task).await);
-    }
+    all_written(tasks).await;
     assert_eq!(scene.written(), [vec!["a"], vec!["b", "c", "d"]]);
 }
 
@@ -139,9 +144,7 @@ async fn what_is_of_one_key_is_written_one_after_the_other_in_the_order_it_came(
         tasks.push(scene.hand_in(key, text).await);
     }
     scene.let_through(9);
-    for task in tasks {
-        assert!(answer(task).await);
-    }
+    all_written(tasks).await;
     assert_eq!(
         scene.written(),
         [
@@ -162,9 +165,7 @@ async fn no_more_are_written_together_than_the_most_and_none_is_forgotten() {
     }
     tasks.push(scene.hand_in(150, "y").await);
     scene.let_through(9);
-    for task in tasks {
-        assert!(answer(task).await);
-    }
+    all_written(tasks).await;
     let sizes: Vec<_> = scene.written().iter().map(Vec::len).collect();
     assert_eq!(sizes, [1, MOST, MOST, 150 - 2 * MOST, 1]);
 }
@@ -230,9 +231,7 @@ async fn whoever_is_free_writes_what_came_last_while_another_writes() {
     scene.settle().await;
     assert_eq!(scene.written(), [vec!["a"], vec!["b"], vec!["c", "d"]]);
     scene.let_through(2);
-    for task in tasks {
-        assert!(answer(task).await);
-    }
+    all_written(tasks).await;
 }
 
 #[tokio::test]
@@ -248,9 +247,7 @@ async fn what_is_of_one_group_is_never_written_by_two_at_a_time_and_holds_nobody
     let all = scene.written();
     assert_eq!(all, [vec!["a"], vec!["c"], vec!["b", "newer", "d"]]);
     scene.let_through(1);
-    for task in tasks {
-        assert!(answer(task).await);
-    }
+    all_written(tasks).await;
 }
 
 #[tokio::test]
@@ -270,9 +267,7 @@ async fn when_it_is_closed_what_waits_is_written_and_nothing_more_is_taken_in() 
     assert!(scene.lanes.close().is_empty());
     assert!(!answer(scene.hand_in(3, "late").await).await);
     scene.let_through(9);
-    for task in tasks {
-        assert!(answer(task).await);
-    }
+    all_written(tasks).await;
     assert_eq!(scene.written(), [["a"], ["b"]]);
     scene.settle().await;
     assert!(scene.lanes.close().is_empty(), "a writer rests");
