@@ -27,9 +27,8 @@ pub(in crate::ledger) struct Writer {
     options: PgConnectOptions,
     cluster: Option<String>,
     known: Arc<Known>,
-    /// Where the last write ended well.
-    connection: Option<PgConnection>,
-    used: Instant,
+    /// Where the last write ended well, and when.
+    kept: Option<(PgConnection, Instant)>,
 }
 
 impl Ledger {
@@ -39,8 +38,7 @@ impl Ledger {
             options: self.together.clone(),
             cluster: self.cluster.clone(),
             known: Arc::clone(&self.known),
-            connection: None,
-            used: Instant::now(),
+            kept: None,
         }
     }
 }
@@ -69,21 +67,20 @@ impl Writer {
         };
         super::write_what_is_new(&mut connection, self.cluster.as_deref(), &self.known, rows)
             .await?;
-        self.connection = Some(connection);
-        self.used = Instant::now();
+        self.kept = Some((connection, Instant::now()));
         Ok(())
     }
 
     /// The one of the last write, unless it has died since.
     async fn connection(&mut self) -> Option<PgConnection> {
-        let mut connection = self.connection.take()?;
-        let lives = self.used.elapsed() < FRESH || connection.ping().await.is_ok();
+        let (mut connection, used) = self.kept.take()?;
+        let lives = used.elapsed() < FRESH || connection.ping().await.is_ok();
         lives.then_some(connection)
     }
 
     /// Gives the connection up.
     pub(in crate::ledger) async fn close(self) {
-        if let Some(connection) = self.connection {
+        if let Some((connection, _)) = self.kept {
             // It is gone either way.
             let _ = connection.close().await;
         }
