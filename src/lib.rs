@@ -1,6 +1,7 @@
 //! Runledger: a Kubernetes operator that runs the Claude SDK on a task in a pod, on a workspace
 //! volume that lasts, and keeps the ledger of it in Postgres. ARCHITECTURE.md is the map.
 
+pub mod admission;
 pub mod agent;
 pub mod api;
 pub mod changes;

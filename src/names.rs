@@ -9,7 +9,7 @@ pub const VERSION: &str = "v1alpha1";
 pub const FIELD_MANAGER: &str = "runledger-controller";
 /// Who tells a run's owner what its supervisor has to say, in Events.
 pub const TELLER: &str = "runledger-server";
-/// The chart's MutatingAdmissionPolicy and its binding: runs have [`finalizers::RUN`] as they are made.
+/// The chart's MutatingAdmissionPolicy, and its binding: runs have [`finalizers::RUN`] as they are made.
 pub const ADMISSION_POLICY: &str = "runledger-runs";
 /// Audience of the projected token that a supervisor shows to the server.
 pub const TOKEN_AUDIENCE: &str = "runledger";

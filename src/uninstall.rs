@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::core::{GroupVersionKind, NamespaceResourceScope};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::admission;
 use crate::api::run::DesiredState;
 use crate::api::{WorkflowRun, Workspace};
 use crate::names::{ADMISSION_POLICY, FIELD_MANAGER, finalizers, labels};
@@ -55,10 +56,13 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let client = Client::try_default()
         .await
         .map_err(doing("find out which cluster to talk to"))?;
+    // First of all, as the API server goes on with it for a moment.
     hold_no_more(&client).await?;
     kill_all(&client).await?;
     wait(&client, Duration::from_secs(args.timeout)).await?;
     stop_controller(&client, &args.namespace).await?;
+    // A controller that had just started may have made it meanwhile.
+    hold_no_more(&client).await?;
     for run in list::<WorkflowRun>(&client, "").await? {
         let_go::<WorkflowRun>(&client, &run, finalizers::RUN).await?;
     }
@@ -81,20 +85,12 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-/// Takes away what gives new runs their finalizer: first of all, as the API server goes on for a moment.
-/// The controller looks after runs that come without, for as long as it is there.
+/// Takes away what gives new runs their finalizer. The controller looks after runs that come without,
+/// for as long as it is there.
 async fn hold_no_more(client: &Client) -> Result<(), Error> {
-    // Where neither is served, no run was given any.
-    for version in ["v1", "v1beta1"] {
-        let kind = "MutatingAdmissionPolicyBinding";
-        let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", version, kind);
-        let resource = ApiResource::from_gvk_with_plural(&kind, "mutatingadmissionpolicybindings");
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        let gone = tolerant(api.delete(ADMISSION_POLICY, &DeleteParams::default()).await);
-        let what = format!("delete MutatingAdmissionPolicyBinding {ADMISSION_POLICY}");
-        if gone.map_err(doing(what))?.is_some() {
-            say("new runs are given no finalizer any more");
-        }
+    let what = format!("delete MutatingAdmissionPolicyBinding {ADMISSION_POLICY}");
+    if admission::unbind(client).await.map_err(doing(what))? {
+        say("new runs are given no finalizer any more");
     }
     Ok(())
 }

@@ -289,12 +289,17 @@ fn the_certificate_is_not_the_charts_to_write() {
 }
 
 #[test]
-fn runs_are_given_the_controllers_finalizer_and_an_uninstall_may_end_that() {
+fn runs_are_given_the_controllers_finalizer_once_it_binds_the_policy_and_an_uninstall_may_end_that()
+{
     let all = rendered();
     let name = names::ADMISSION_POLICY;
     let policy = &named(&all, "MutatingAdmissionPolicy", name)["spec"];
-    let binding = named(&all, "MutatingAdmissionPolicyBinding", name);
-    assert_eq!(binding["spec"], json!({"policyName": name}));
+    // For some seconds after an install, the API server would refuse each run.
+    assert!(of_kind(&all, &["MutatingAdmissionPolicyBinding"]).is_empty());
+    let pods = pods(&all);
+    let controller = pods.iter().find(|(pod, _)| pod == "runledger-controller");
+    let args = strings(&controller.unwrap().1["spec"]["containers"][0]["args"]);
+    assert!(args.contains(&"--admission-policy=v1beta1"), "{args:?}");
     let matched = &policy["matchConstraints"]["resourceRules"];
     assert_eq!(matched.as_array().unwrap().len(), 1);
     assert_eq!(matched[0]["apiGroups"], json!([names::GROUP]));
@@ -310,13 +315,21 @@ fn runs_are_given_the_controllers_finalizer_and_an_uninstall_may_end_that() {
         .filter(|text| text.starts_with(names::GROUP))
         .collect();
     assert_eq!(finalizers, [names::finalizers::RUN; 3]);
-    let rules = &named(&all, "ClusterRole", "runledger-uninstall")["rules"];
-    let may = rules.as_array().unwrap().iter().any(|rule| {
-        rule["resources"] == json!(["mutatingadmissionpolicybindings"])
-            && rule["resourceNames"] == json!([name])
-            && rule["verbs"] == json!(["delete"])
-    });
-    assert!(may, "{rules}");
+    for (role, verbs) in [
+        ("runledger-controller", json!(["get", "create", "patch"])),
+        ("runledger-uninstall", json!(["delete"])),
+    ] {
+        let rules = &named(&all, "ClusterRole", role)["rules"];
+        let of_bindings: Vec<_> = rules
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|rule| rule["resources"] == json!(["mutatingadmissionpolicybindings"]))
+            .collect();
+        assert_eq!(of_bindings.len(), 1, "{role}");
+        assert_eq!(of_bindings[0]["resourceNames"], json!([name]), "{role}");
+        assert_eq!(of_bindings[0]["verbs"], verbs, "{role}");
+    }
 }
 
 #[test]

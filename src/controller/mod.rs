@@ -53,6 +53,7 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use url::Url;
 
+use crate::admission;
 use crate::api::{WorkflowRun, Workspace};
 use crate::ledger::Ledger;
 use crate::server::certificate;
@@ -112,6 +113,9 @@ pub struct Args {
     /// The ledger's database.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
+    /// API version of the chart's MutatingAdmissionPolicy, if there is one: the controller binds it.
+    #[arg(long, value_enum, value_name = "VERSION")]
+    pub admission_policy: Option<admission::Version>,
     /// How many runs are looked at at once.
     #[arg(long, default_value_t = 32)]
     pub concurrency: u16,
@@ -241,9 +245,15 @@ async fn reconcile_all(
             move |workspace| look_at_workspace(workspace, context.clone()),
         )
     };
+    let policy = async {
+        if let Some(version) = args.admission_policy {
+            admission::bind(client, version).await;
+        }
+    };
     tokio::join!(
         runs,
         workspaces,
+        policy,
         sweep::sweep(context.clone()),
         volumes::watch(context, ledger)
     );

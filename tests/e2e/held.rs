@@ -15,6 +15,9 @@ use crate::runs::{Manifest, Run};
 use crate::wait::eventually;
 
 const BINDING: &str = "mutatingadmissionpolicybinding";
+/// Longest wait until the API server goes by the binding, or the lack of one. The controller makes it
+/// half a minute after it began.
+const POLICY: Duration = Duration::from_secs(90);
 
 /// Asks for the run with that command of kubectl's, and answers what it is then.
 async fn made(space: &Space, manifest: &Manifest, command: &[&str]) -> Result<WorkflowRun> {
@@ -27,10 +30,22 @@ fn is_held(run: &WorkflowRun) -> bool {
     run.finalizers().iter().any(|one| one == finalizers::RUN)
 }
 
+/// Waits until runs that come are held, or not, as they are made.
+pub(crate) async fn held_from_the_first(space: &Space, wanted: bool) -> Result<()> {
+    let manifest = Manifest::new(space, "probe", "limited");
+    let dry_run = || async {
+        let run = made(space, &manifest, &["create", "--dry-run=server"]).await?;
+        ensure!(is_held(&run) == wanted, "{:?}", run.metadata);
+        Ok(())
+    };
+    eventually("the policy is in force, or out of it", POLICY, dry_run).await
+}
+
 pub(crate) async fn a_run_deleted_in_its_first_moment_is_killed_in_the_ledger(
     case: Case,
 ) -> Result<()> {
     let space = case.space("held").await?;
+    held_from_the_first(&space, true).await?;
     let manifest = Manifest::new(&space, "gone", "limited");
     let object = made(&space, &manifest, &["create"]).await?;
     let run = Run {
@@ -52,6 +67,7 @@ pub(crate) async fn a_run_deleted_in_its_first_moment_is_killed_in_the_ledger(
 /// As Flux does, and Argo CD where it is told to.
 pub(crate) async fn a_run_that_is_applied_again_stays_held(case: Case) -> Result<()> {
     let space = case.space("again").await?;
+    held_from_the_first(&space, true).await?;
     let mut manifest = Manifest::new(&space, "again", "limited");
     for round in ["first", "second"] {
         manifest.0["metadata"]["labels"] = json!({"round": round});
@@ -63,6 +79,7 @@ pub(crate) async fn a_run_that_is_applied_again_stays_held(case: Case) -> Result
 
 pub(crate) async fn without_the_policy_a_run_is_held_before_it_has_a_pod(case: Case) -> Result<()> {
     let space = case.space("unheld").await?;
+    held_from_the_first(&space, true).await?;
     let binding = case
         .world
         .kubectl(&["get", BINDING, ADMISSION_POLICY, "-o", "json"], None)
@@ -85,17 +102,8 @@ pub(crate) async fn without_the_policy_a_run_is_held_before_it_has_a_pod(case: C
 }
 
 async fn unheld(case: &Case, space: &Space) -> Result<()> {
+    held_from_the_first(space, false).await?;
     let manifest = Manifest::new(space, "late", "limited");
-    eventually(
-        "the policy is no longer in force",
-        Duration::from_secs(30),
-        || async {
-            let run = made(space, &manifest, &["create", "--dry-run=server"]).await?;
-            ensure!(!is_held(&run), "it still is");
-            Ok(())
-        },
-    )
-    .await?;
     let run = space.start(manifest).await?;
     run.until("it has a pod", START, |status| status.pod_uid.is_some())
         .await?;

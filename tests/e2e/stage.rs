@@ -11,7 +11,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::sh;
-use crate::wait::eventually;
 use crate::world::{RELEASE, SYSTEM, command};
 
 /// Namespace of the stage.
@@ -183,8 +182,7 @@ pub(crate) async fn load(
     Ok(())
 }
 
-/// Installs the chart as its README says, with the stage's Postgres and model. Then upgrades it: what a
-/// first install can't have yet comes with that.
+/// Installs the chart as its README says, with the stage's Postgres and model; runs are taken right then.
 pub(crate) async fn install(
     root: &Path,
     environment: &BTreeMap<String, String>,
@@ -220,18 +218,15 @@ pub(crate) async fn install(
         "--set-file",
         &format!("model.caBundle={}", ca.path().display()),
     ]);
-    for _ in 0..2 {
-        sh::run(&mut helm, None, Duration::from_secs(360))
-            .await
-            .context("helm upgrade --install")?;
-    }
+    sh::run(&mut helm, None, Duration::from_secs(360))
+        .await
+        .context("helm upgrade --install")?;
     let run = r#"{"apiVersion": "runledger.dev/v1alpha1", "kind": "WorkflowRun",
         "metadata": {"name": "first"}, "spec": {"workflowName": "none", "task": "Nothing."}}"#;
-    eventually("runs are taken", Duration::from_secs(60), || async {
-        let mut kubectl = command(root, environment, "kubectl");
-        kubectl.args(["create", "--dry-run=server", "-f", "-"]);
-        sh::run(&mut kubectl, Some(run), Duration::from_secs(20)).await
-    })
-    .await?;
+    let mut kubectl = command(root, environment, "kubectl");
+    kubectl.args(["create", "--dry-run=server", "-f", "-"]);
+    sh::run(&mut kubectl, Some(run), Duration::from_secs(20))
+        .await
+        .context("a run just after the install")?;
     Ok(())
 }

@@ -11,10 +11,11 @@ use crate::case::{Case, WHOLE};
 use crate::runs::Manifest;
 use crate::wait::eventually;
 use crate::world::{RELEASE, SYSTEM};
-use crate::{ends, sh, writes};
+use crate::{ends, held, sh, writes};
 
 pub(crate) async fn uninstalling_finishes_with_runs_still_there(case: Case) -> Result<()> {
     let space = case.space("uninstall").await?;
+    held::held_from_the_first(&space, true).await?;
     let done = space
         .start(Manifest::new(&space, "done", "limited"))
         .await?;

@@ -89,3 +89,13 @@ affinity:
 priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
+
+{{/* Newest API version of MutatingAdmissionPolicies that the cluster has; nothing where it has none, or
+where none is wanted. */}}
+{{- define "runledger.admissionVersion" -}}
+{{- $version := "" }}
+{{- range list "v1beta1" "v1" }}
+{{- if $.Capabilities.APIVersions.Has (printf "admissionregistration.k8s.io/%s/MutatingAdmissionPolicy" .) }}{{ $version = . }}{{ end }}
+{{- end }}
+{{- if .Values.admissionPolicy.enabled }}{{ $version }}{{ end }}
+{{- end }}

@@ -148,7 +148,6 @@ impl Cluster {
             template.args(["--show-only", "templates/admission.yaml"]);
             let policies = "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy";
             template.args(["--api-versions", policies]);
-            template.args(["--api-versions", "runledger.dev/v1alpha1/WorkflowRun"]);
         }
         let rights = self.file("rights.yaml")?;
         std::fs::write(&rights, output(&mut template).await?)?;
@@ -212,7 +211,7 @@ fn script(root: &Path) -> Command {
 }
 
 /// Asks until the answer is yes.
-async fn wait(what: &str, mut ask: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub(crate) async fn wait(what: &str, mut ask: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let until = tokio::time::Instant::now() + Duration::from_secs(120);
     while !ask().await? {
         if tokio::time::Instant::now() > until {

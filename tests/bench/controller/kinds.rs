@@ -75,6 +75,18 @@ impl Kind {
         Ok(())
     }
 
+    /// Whether a run that came now would have its finalizer as it is made.
+    pub(crate) async fn is_held(client: &Client, namespace: &str) -> anyhow::Result<bool> {
+        let asked = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let body = serde_json::to_vec(&Self::Run.object("probe"))?;
+        let request = Request::new(Self::Run.path(namespace)).create(&asked, body)?;
+        let made: Value = client.request(request).await?;
+        Ok(made["metadata"]["finalizers"] == json!([names::finalizers::RUN]))
+    }
+
     fn object(self, name: &str) -> Value {
         let metadata = json!({"name": name});
         match self {

@@ -35,7 +35,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cluster::{Cluster, JOB_CONTROLLER};
+use cluster::{Cluster, JOB_CONTROLLER, wait};
 use kinds::Kind;
 use ledger::Ledger;
 use measure::{Arrival, Measured, measure};
@@ -126,9 +126,16 @@ async fn bench(root: &Path, name: &str, count: usize, with_policy: bool) -> Resu
     cluster.clear("bench-jobs").await?;
 
     let controller_log = cluster.file("controller.log")?;
-    let mut controller = start_controller(&kubeconfig, &ledger, &controller_log)?;
+    let mut controller = start_controller(&kubeconfig, &ledger, &controller_log, with_policy)?;
     let watched = Process::of(controller.id().context("the controller has ended")?).await?;
     let runs = async {
+        if with_policy {
+            let what = "the controller has bound the policy";
+            wait(what, async || {
+                Kind::is_held(&cluster.client, "default").await
+            })
+            .await?;
+        }
         one(Kind::Run, "warm-runs", 1, None).await?;
         say(&format!("{count} WorkflowRuns"));
         let busy = busy.with(RUNLEDGER, watched);
@@ -187,7 +194,12 @@ async fn bench(root: &Path, name: &str, count: usize, with_policy: bool) -> Resu
     Ok(())
 }
 
-fn start_controller(kubeconfig: &Path, ledger: &Ledger, log: &Path) -> Result<Child> {
+fn start_controller(
+    kubeconfig: &Path,
+    ledger: &Ledger,
+    log: &Path,
+    with_policy: bool,
+) -> Result<Child> {
     // Taken and given back: nobody else is likely to take just this one in between.
     let health = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let mut controller = process::tied(env!("CARGO_BIN_EXE_runledger"));
@@ -198,6 +210,9 @@ fn start_controller(kubeconfig: &Path, ledger: &Ledger, log: &Path) -> Result<Ch
         "--server-url=https://runledger-server.runledger-system.svc:8443",
         &format!("--listen={health}"),
     ]);
+    if with_policy {
+        controller.arg("--admission-policy=v1beta1");
+    }
     controller
         .env("KUBECONFIG", kubeconfig)
         .env("DATABASE_URL", &ledger.url)
