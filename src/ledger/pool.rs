@@ -55,9 +55,12 @@ impl Ledger {
     pub fn connect(url: &str) -> Result<Self, Error> {
         let options = options(url)?;
         // The second is for disks without a head to move: it lets an index win that reads few rows from
-        // many places over one that reads many from few.
-        let readers =
-            Self::pool_with("SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1");
+        // many places over one that reads many from few. No page is worth the start of other processes,
+        // which takes longer than it.
+        let readers = Self::pool_with(
+            "SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1;
+             SET max_parallel_workers_per_gather = 0",
+        );
         Ok(Self {
             readers: readers.connect_lazy_with(options.clone()),
             pool: Self::pool().connect_lazy_with(options.clone()),

@@ -59,7 +59,7 @@ async fn assert_exact(db: &Database, when: &str) {
     let (kept, counted) = kept_and_counted(db).await;
     assert_same(&kept, &counted, when);
     let comparison = db.ledger.compare_rollups(false).await.unwrap();
-    assert_eq!(comparison.differ, 0, "{when}: {comparison:?}");
+    assert!(comparison.is_exact(), "{when}: {comparison:?}");
     let not_all = "SELECT jsonb_agg(r) FROM workflow_runs r, LATERAL (
             SELECT sum((value ->> 'cost')::numeric) AS cost,
                    sum((value ->> 'input')::bigint + (value ->> 'output')::bigint
@@ -209,7 +209,7 @@ async fn random_writes_by_many_at_once_keep_the_rollups_what_a_recount_says() {
     // Readers find them exact at any moment, not only at the end.
     while tasks.iter().any(|task| !task.is_finished()) {
         let comparison = db.ledger.compare_rollups(false).await.unwrap();
-        assert_eq!(comparison.differ, 0, "{comparison:?}");
+        assert!(comparison.is_exact(), "{comparison:?}");
     }
     for task in tasks {
         task.await.unwrap();
@@ -286,17 +286,47 @@ async fn rebuild_says_what_differed_puts_it_right_and_says_so_by_its_status() {
         2026-09-21 ns builder (all models) https://git.example/demo.git: -1 runs, 0 tokens, 1.000000 USD\n  \
         2026-09-21 ns builder \\u{1b}[31m https://git.example/demo.git: -2 runs, -240 tokens, 0.967440 USD\n  \
         2026-09-21 ns builder claude-x https://git.example/demo.git: -1 runs, 0 tokens, 1.000000 USD\n";
-    let dry = (3, format!("3 rollups differ; {found}"));
+    let dry = (
+        3,
+        format!("3 sums of rollups differ\n3 rollups differ; {found}"),
+    );
     assert_eq!(rollups(&db, &["rebuild", "--dry-run"]).await, dry);
     assert_eq!(
         rollups(&db, &["rebuild", "--dry-run"]).await,
         dry,
         "it changed nothing"
     );
-    let done = (3, format!("3 rollups differed and were put right; {found}"));
+    let done = format!(
+        "3 sums of rollups differed and were put right\n3 rollups differed and were put right; {found}"
+    );
+    let done = (3, done);
     assert_eq!(rollups(&db, &["rebuild"]).await, done);
     assert_eq!(rollups(&db, &["rebuild"]).await.0, 0);
     assert_exact(&db, "rebuilt").await;
+}
+
+#[tokio::test]
+async fn sums_of_rollups_that_somebody_wrote_into_are_put_right() {
+    let db = migrated().await;
+    db.ledger
+        .mirror(&ended(Phase::Completed, 1, usage(2)))
+        .await
+        .unwrap();
+    db.ledger.fold_rollups().await.unwrap();
+    for spoil in [
+        "UPDATE run_rollup_sums SET cost = cost + 1 WHERE by_model",
+        "DELETE FROM run_rollup_sums WHERE by_model",
+    ] {
+        sqlx::raw_sql(spoil).execute(&db.pool).await.unwrap();
+        let dry = (3, "1 sums of rollups differ\n".to_owned());
+        assert_eq!(rollups(&db, &["rebuild", "--dry-run"]).await, dry);
+        let done = (
+            3,
+            "1 sums of rollups differed and were put right\n".to_owned(),
+        );
+        assert_eq!(rollups(&db, &["rebuild"]).await, done);
+        assert_exact(&db, spoil).await;
+    }
 }
 
 #[tokio::test]
@@ -306,7 +336,7 @@ async fn runs_that_were_there_before_the_rollups_are_counted_once() {
         .mirror(&ended(Phase::Completed, 1, usage(2)))
         .await
         .unwrap();
-    sqlx::raw_sql("TRUNCATE run_rollups; TRUNCATE run_rollup_deltas")
+    sqlx::raw_sql("TRUNCATE run_rollups, run_rollup_sums, run_rollup_deltas")
         .execute(&db.pool)
         .await
         .unwrap();

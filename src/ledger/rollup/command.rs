@@ -61,7 +61,7 @@ pub async fn run_to(args: &Args, out: &mut (dyn Write + Send)) -> Result<u8, Fai
     }
     ledger.close().await;
     say(&comparison, *dry_run, out)?;
-    Ok(if comparison.differ == 0 { 0 } else { DIFFERED })
+    Ok(if comparison.is_exact() { 0 } else { DIFFERED })
 }
 
 fn say(comparison: &Comparison, dry_run: bool, out: &mut dyn Write) -> Result<(), std::io::Error> {
@@ -69,7 +69,7 @@ fn say(comparison: &Comparison, dry_run: bool, out: &mut dyn Write) -> Result<()
         Some(day) => format!(" since {day} (earlier runs were pruned; their rollups stay)"),
         None => String::new(),
     };
-    if comparison.differ == 0 {
+    if comparison.is_exact() {
         return writeln!(out, "the rollups are what the runs say{since}");
     }
     let done = if dry_run {
@@ -77,6 +77,13 @@ fn say(comparison: &Comparison, dry_run: bool, out: &mut dyn Write) -> Result<()
     } else {
         "differed and were put right"
     };
+    if comparison.sums > 0 {
+        let sums = comparison.sums;
+        writeln!(out, "{sums} sums of rollups {done}")?;
+    }
+    if comparison.differ == 0 {
+        return Ok(());
+    }
     writeln!(
         out,
         "{} rollups {done}{since}; they said too little by",

@@ -1,7 +1,7 @@
 //! Rollups: what runs came to, by day, namespace, workflow and repository, for all models together and
 //! for each that a run used. The database's own
-//! triggers keep them, exact at every moment, as deltas; here those are folded together and checked
-//! against the runs. Who asks what they say is `report`.
+//! triggers keep them, exact at every moment, as deltas; here those are folded together, also into sums over
+//! namespaces and repositories, and checked against the runs. Who asks what they say is `report`.
 
 mod command;
 
@@ -54,6 +54,15 @@ pub struct Comparison {
     pub differ: u64,
     /// The latest of them, at most [`NAMED`].
     pub named: Vec<Difference>,
+    /// Sums over namespaces and repositories that were not what the rollups come to.
+    pub sums: u64,
+}
+
+impl Comparison {
+    /// Whether nothing differed.
+    pub fn is_exact(&self) -> bool {
+        self.differ == 0 && self.sums == 0
+    }
 }
 
 impl Ledger {
@@ -126,8 +135,15 @@ impl Ledger {
         )
         .fetch_all(&mut *tx)
         .await?;
+        let sums = sqlx::query_scalar!(
+            r#"SELECT runledger_rollup_sums_differ($1) AS "differ!""#,
+            mend
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         tx.commit().await?;
         Ok(Comparison {
+            sums: sums.unsigned_abs(),
             from: from.map(|from| from.to_jiff()),
             differ: rows.first().map_or(0, |row| row.differ.unsigned_abs()),
             named: rows
