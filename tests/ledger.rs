@@ -21,6 +21,8 @@ mod drop;
 mod faults;
 #[path = "ledger/forward.rs"]
 mod forward;
+#[path = "ledger/guards.rs"]
+mod guards;
 #[path = "ledger/import.rs"]
 mod import;
 #[path = "ledger/migrate.rs"]

@@ -57,6 +57,7 @@ const SERVER: &[&str] = &[
     "INSERT, UPDATE ON %1$I.run_model_usage",
     "INSERT, UPDATE ON %1$I.run_patches",
     "INSERT ON %1$I.audit",
+    "EXECUTE ON FUNCTION %1$I.runledger_event_partition(date), %1$I.runledger_fold_rollups(int)",
 ];
 
 /// Attempts, labels, usage and patches go with their run, by foreign keys.

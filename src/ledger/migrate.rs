@@ -27,7 +27,7 @@ use super::legacy;
 use super::pool::options;
 pub use error::Error;
 use hand::Hand;
-use statements::Column;
+use statements::{Column, Made};
 
 /// The migrations of `migrations/`, embedded.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -182,7 +182,12 @@ async fn bring_up(hand: &mut Hand<'_>) -> Result<(), Error> {
         .collect();
     let wanted = wanted();
     let tables = shape::look(hand.connection, &wanted).await?;
-    shape::check(&tables, &wanted)?;
+    let made: Vec<Made> = pending
+        .iter()
+        .flat_map(|m| statements::made(m.sql.as_str()))
+        .collect();
+    let taken = shape::taken(hand.connection, &made).await?;
+    shape::check(&tables, &wanted, taken)?;
     retype::run(hand, &tables).await?;
     if !pending.is_empty() {
         online::fill(hand, &wanted).await?;

@@ -286,16 +286,30 @@ async fn what_cannot_be_joined_is_left_alone_and_told_in_a_sentence() {
             "CREATE VIEW sessions AS SELECT 1 AS id",
             "sessions is not an ordinary table",
         ),
+        // What is ours alone, too, before anything is added to what we share.
+        (
+            &format!("{TABLES}; CREATE TABLE audit (what text); CREATE SEQUENCE run_labels"),
+            "table audit is there already; sequence run_labels is there already",
+        ),
+        (
+            &format!("{TABLES}; CREATE INDEX messages_run_id ON users (email); CREATE VIEW run_rollups_live AS SELECT 1"),
+            "index messages_run_id is there already; view run_rollups_live is there already",
+        ),
+        (
+            &format!("{TABLES}; CREATE TYPE workspaces AS ENUM (); CREATE FUNCTION runledger_price() RETURNS int
+                      LANGUAGE sql AS 'SELECT 1'"),
+            "function runledger_price is there already; type workspaces is there already",
+        ),
     ] {
         let (url, pool) = earlier(&[script]).await;
-        let before = lines(&pool, "SELECT relname::text FROM pg_class ORDER BY 1").await;
-        let error = told(&url, false).await.unwrap_err().to_string();
-        assert!(error.contains(sentence), "{error}");
-        assert!(error.contains("Nothing was changed"), "{error}");
-        assert_eq!(
-            lines(&pool, "SELECT relname::text FROM pg_class ORDER BY 1").await,
-            before
-        );
+        let all = "SELECT attrelid::regclass || '.' || attname FROM pg_attribute ORDER BY 1";
+        let before = lines(&pool, all).await;
+        for dry_run in [true, false] {
+            let error = told(&url, dry_run).await.unwrap_err().to_string();
+            assert!(error.contains(sentence), "{error}");
+            assert!(error.contains("Nothing was changed"), "{error}");
+        }
+        assert_eq!(lines(&pool, all).await, before);
     }
 }
 
@@ -359,6 +373,25 @@ async fn rows_that_break_a_rule_are_told_and_hold_up_nothing() {
     .await;
     let again = told(&url, false).await.unwrap();
     assert_eq!(again, "nothing to apply: the ledger is up to date\n");
+}
+
+#[tokio::test]
+async fn a_cost_that_is_no_number_is_not_known_and_spoils_no_sum() {
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    run(
+        &pool,
+        "UPDATE workflow_runs SET cost_estimate = 'NaN' WHERE run_id = 'run_2'",
+    )
+    .await;
+    told(&url, false).await.unwrap();
+    let sums = lines(
+        &pool,
+        "SELECT (SELECT sum(cost_estimate) = (SELECT sum(cost) FROM run_rollups_live WHERE NOT by_model)
+                 FROM workflow_runs)::text
+         UNION ALL SELECT (cost_estimate IS NULL)::text FROM workflow_runs WHERE run_id = 'run_2'",
+    )
+    .await;
+    assert_eq!(sums, ["true", "true"]);
 }
 
 #[tokio::test]

@@ -153,6 +153,9 @@ async fn a_foreign_writer_cannot_turn_a_run_back() {
         "started_at = NULL",
         "completed_at = now()",
         "run_id = 'another'",
+        "namespace = NULL",
+        "namespace = NULL, total_tokens = 0",
+        "namespace = 'another'",
     ] {
         let code = answer(&db, &format!("UPDATE workflow_runs SET {set}")).await;
         assert_eq!(code.as_deref(), Some("RL001"), "{set}");
@@ -163,6 +166,9 @@ async fn a_foreign_writer_cannot_turn_a_run_back() {
         "turns = 0",
         "requests = 0",
         "acknowledged = 0",
+        "told_requests = told_requests - 1",
+        "model_sequence = model_sequence - 1",
+        "result_sequence = result_sequence - 1",
         "sealed_sequence = 1",
         "started_day = '2020-01-01'",
         "attempt = 9",
@@ -170,18 +176,26 @@ async fn a_foreign_writer_cannot_turn_a_run_back() {
         let code = answer(&db, &format!("UPDATE run_attempts SET {set}")).await;
         assert_eq!(code.as_deref(), Some("RL001"), "{set}");
     }
+    for set in ["status = 'done'", "turns = -1"] {
+        let code = answer(&db, &format!("UPDATE workflow_runs SET {set}")).await;
+        assert!(code.is_some(), "{set}");
+    }
+    // What is no number would be greater than any, and every sum that it is in.
+    let of_a_model = |cost: &str, input: &str| {
+        format!(
+            "model_usage = '{{\"m\": {{\"cost\": \"{cost}\", \"input\": \"{input}\", \"output\": 0, \"cache_read\": 0,
+                                  \"cache_creation\": 0, \"unpriced\": false}}}}'"
+        )
+    };
     for set in [
-        "status = 'done'",
-        "turns = -1",
         "total_tokens = total_tokens + 1",
         "metadata = '[]'",
+        "cost_estimate = 'NaN'",
+        &of_a_model("NaN", "0"),
+        &of_a_model("0", "-Infinity"),
     ] {
-        assert!(
-            answer(&db, &format!("UPDATE workflow_runs SET {set}"))
-                .await
-                .is_some(),
-            "{set}"
-        );
+        let code = answer(&db, &format!("UPDATE workflow_runs SET {set}")).await;
+        assert_eq!(code.as_deref(), Some("23514"), "{set}");
     }
     assert_eq!(db.everything().await, before);
 }
@@ -210,6 +224,7 @@ async fn a_row_that_cannot_be_true_is_refused_whoever_writes_it() {
         ("turns", "-1"),
         ("transcript_missing_from", "0"),
         ("cost_estimate", "-1"),
+        ("cost_estimate", "'NaN'"),
         ("cost_source", "'sdk'"),
         ("cost_source, cost_estimate", "'guess', 1"),
         ("metadata", "'[]'"),
@@ -255,6 +270,49 @@ async fn metadata_is_merged_whoever_writes_it() {
     db.ledger.mirror(&running(1)).await.unwrap();
     let metadata = db.one("SELECT metadata FROM workflow_runs").await.unwrap();
     assert_eq!(metadata, "{\"other\": 2, \"theirs\": 1}");
+}
+
+#[tokio::test]
+async fn rows_of_others_move_forward_too_and_keep_metadata_that_is_no_object() {
+    let db = migrated().await;
+    let insert =
+        "INSERT INTO workflow_runs (id, run_id, workflow_name, task_input, total_tokens, metadata)
+                  VALUES (gen_random_uuid(), 'theirs', 'w', 't', 9, '[1]')";
+    assert_eq!(answer(&db, insert).await, None);
+    let fall = "UPDATE workflow_runs SET total_tokens = 8";
+    assert_eq!(answer(&db, fall).await.as_deref(), Some("RL001"));
+    for (set, kept) in [
+        ("total_tokens = 10", "[1]"),
+        ("metadata = '[1, 2]'", "[1, 2]"),
+        ("metadata = NULL", "{}"),
+        ("metadata = '{\"a\": 1}'", "{\"a\": 1}"),
+        ("metadata = 'null'", "{\"a\": 1}"),
+        ("metadata = '{\"b\": 2}'", "{\"a\": 1, \"b\": 2}"),
+    ] {
+        let update = format!("UPDATE workflow_runs SET {set}");
+        assert_eq!(answer(&db, &update).await, None, "{set}");
+        let metadata = db.one("SELECT metadata FROM workflow_runs").await;
+        assert_eq!(metadata.as_deref(), Some(kept), "{set}");
+    }
+    let array = "UPDATE workflow_runs SET metadata = '[3]'";
+    assert_eq!(answer(&db, array).await.as_deref(), Some("RL001"));
+}
+
+#[tokio::test]
+async fn no_sum_is_spoilt_by_what_is_no_number() {
+    let db = migrated().await;
+    db.ledger
+        .store(TARGET, &batch(1, &events(1, 2)), at(30))
+        .await
+        .unwrap();
+    for write in [
+        "UPDATE run_model_usage SET cost_micro_usd = 'NaN'",
+        "INSERT INTO model_prices (pattern, kind, valid_from, usd_per_million) VALUES ('m', 'input', now(), 'NaN')",
+        "INSERT INTO run_rollup_deltas SELECT day, by_model, namespace, workflow_name, model, repository, 0, 0, 0, 0,
+             0, 'Infinity', 0, 0, 0, 0, 0, 0, 0, 0 FROM run_rollup_deltas LIMIT 1",
+    ] {
+        assert_eq!(answer(&db, write).await.as_deref(), Some("23514"), "{write}");
+    }
 }
 
 #[tokio::test]

@@ -40,10 +40,10 @@ pub enum Error {
          undo what it did and delete its row from _sqlx_migrations"
     )]
     HalfApplied(i64),
-    /// A table that is there is not one that we know.
+    /// Something that is there is not what we know by its name.
     #[error(
-        "the database has tables of our names that are not the ones we know: {0}. Nothing was changed. Rename \
-         them, or use another database or schema"
+        "the database has tables or other things of our names that are not the ones we know: {0}. Nothing was \
+         changed. Rename them, or use another database or schema"
     )]
     Shape(String),
     /// The tables hold everything as text.

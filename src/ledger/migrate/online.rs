@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use super::Error;
 use super::hand::Hand;
 use super::shape::{self, SHARED};
-use super::statements::{self, Column, Online};
+use super::statements::{self, Column, Made, Online};
 
 /// Before a migration's transaction, on tables that have rows: adds columns by themselves and builds
 /// indexes CONCURRENTLY, so that its own statements find nothing to do.
@@ -204,7 +204,14 @@ async fn forbid_nulls(hand: &mut Hand<'_>, wanted: &[Column]) -> Result<(), Erro
 /// Constraints hold for new rows from when they are added. That the older rows keep them too is
 /// checked here; where they don't, it is said, and nothing else is lost.
 async fn validate(hand: &mut Hand<'_>) -> Result<(), Error> {
-    let shared: Vec<String> = SHARED.map(str::to_owned).into();
+    let made = super::MIGRATIONS
+        .iter()
+        .flat_map(|migration| statements::made(migration.sql.as_str()))
+        .filter_map(|made| match made {
+            Made::Table(name) => Some(name),
+            Made::Index { .. } | Made::Function(_) => None,
+        });
+    let tables: Vec<String> = SHARED.map(str::to_owned).into_iter().chain(made).collect();
     let open = sqlx::query!(
         r#"SELECT c.relname::text AS "table!", k.conname::text AS "name!", pg_get_constraintdef(k.oid) AS "says!"
            FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
@@ -212,7 +219,7 @@ async fn validate(hand: &mut Hand<'_>) -> Result<(), Error> {
              AND c.relnamespace = current_schema()::regnamespace
              AND k.conname <> c.relname || '_filled'
            ORDER BY 1, 2"#,
-        &shared,
+        &tables,
     )
     .fetch_all(&mut *hand.connection)
     .await

@@ -33,6 +33,10 @@ impl Change {
                 "CASE WHEN NEW.{0} ~* '^[0-9a-f]{{8}}(-?[0-9a-f]{{4}}){{3}}-?[0-9a-f]{{12}}$' THEN NEW.{0}::uuid END",
                 self.column
             ),
+            // What is no number is not known.
+            to if to.starts_with("numeric") => {
+                format!("nullif(NEW.{}, 'NaN')::{to}", self.column)
+            }
             to => format!("NEW.{}::{to}", self.column),
         }
     }
@@ -167,6 +171,7 @@ fn trigger(changes: &[Change], tables: &BTreeMap<String, Table>) -> String {
          LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $retype$\n\
          DECLARE\n    kept jsonb := '{{}}';\n\
          BEGIN\n{body}    NEW.runledger_retyped := true;\n    RETURN NEW;\nEND $retype$;\n\
+         REVOKE EXECUTE ON FUNCTION runledger_retype() FROM PUBLIC;\n\
          CREATE OR REPLACE TRIGGER zz_runledger_retype BEFORE INSERT OR UPDATE ON {TABLE}\n\
          FOR EACH ROW EXECUTE FUNCTION runledger_retype();"
     )

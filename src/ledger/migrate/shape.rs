@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sqlx::PgConnection;
 
 use super::Error;
-use super::statements::Column;
+use super::statements::{Column, Made};
 
 /// Tables that databases of the earlier system have.
 pub(super) const SHARED: [&str; 5] = ["users", "agents", "sessions", "messages", "workflow_runs"];
@@ -146,9 +146,59 @@ pub(super) fn fit(table: &str, column: &str, found: &str, wanted: &str) -> Fit {
     }
 }
 
-/// Refuses tables that can't be joined, with all that is wrong with them.
-pub(super) fn check(tables: &BTreeMap<String, Table>, wanted: &[Column]) -> Result<(), Error> {
-    let mut wrong = Vec::new();
+/// What has a name already that is to be given to something new, in words.
+pub(super) async fn taken(
+    connection: &mut PgConnection,
+    made: &[Made],
+) -> Result<Vec<String>, Error> {
+    let (mut relations, mut tables, mut functions) = (Vec::new(), Vec::new(), Vec::new());
+    for made in made {
+        match made {
+            Made::Table(name) => {
+                relations.push(name.clone());
+                tables.push(None);
+            }
+            Made::Index { name, table } => {
+                relations.push(name.clone());
+                tables.push(Some(table.clone()));
+            }
+            Made::Function(name) => functions.push(name.clone()),
+        }
+    }
+    sqlx::query_scalar!(
+        r#"SELECT format('%s %s is there already', what, name) AS "taken!"
+           FROM (SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
+                             WHEN 'f' THEN 'foreign table' WHEN 'c' THEN 'type' WHEN 'i' THEN 'index'
+                             WHEN 'I' THEN 'index' ELSE 'table' END AS what,
+                        c.relname::text AS name
+                 FROM unnest($1::text[], $2::text[]) AS made (name, of)
+                 JOIN pg_class c ON c.relname = made.name AND c.relnamespace = current_schema()::regnamespace
+                 LEFT JOIN pg_index i ON i.indexrelid = c.oid
+                 WHERE i.indrelid IS NULL OR i.indrelid IS DISTINCT FROM to_regclass(made.of)
+                 UNION
+                 -- A table brings a type of its name.
+                 SELECT 'type', t.typname::text FROM pg_type t
+                 WHERE t.typname = ANY ($1) AND t.typrelid = 0 AND t.typnamespace = current_schema()::regnamespace
+                 UNION
+                 SELECT 'function', p.proname::text FROM pg_proc p
+                 WHERE p.proname = ANY ($3) AND p.pronamespace = current_schema()::regnamespace) taken
+           ORDER BY name"#,
+        &relations,
+        &tables as &[Option<String>],
+        &functions,
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(Error::Database)
+}
+
+/// Refuses tables that can't be joined, with all that is wrong with them and whose names are `taken`.
+pub(super) fn check(
+    tables: &BTreeMap<String, Table>,
+    wanted: &[Column],
+    taken: Vec<String>,
+) -> Result<(), Error> {
+    let mut wrong = taken;
     let mut text = Vec::new();
     for (name, table) in tables {
         if table.kind != "r" {

@@ -128,6 +128,42 @@ fn index_of(statement: &str) -> Option<Online> {
     })
 }
 
+/// A name that the script gives to something new, of which nobody else may have one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Made {
+    /// A table or view.
+    Table(String),
+    /// An index, and of which table. It may be there already, if it is that table's.
+    Index { name: String, table: String },
+    /// A function, without its arguments.
+    Function(String),
+}
+
+/// What the script makes.
+pub(super) fn made(script: &str) -> Vec<Made> {
+    let name = |text: &str| text.split('(').next().unwrap_or(text).to_owned();
+    let made = |statement: &String| {
+        let words: Vec<&str> = statement
+            .split_whitespace()
+            .filter(|word| !["UNIQUE", "IF", "NOT", "EXISTS"].contains(word))
+            .take(5)
+            .collect();
+        match words[..] {
+            // A table that may be there already is looked at column by column.
+            ["CREATE", "TABLE" | "VIEW", table, ..] if !statement.contains(" IF NOT EXISTS ") => {
+                Some(Made::Table(name(table)))
+            }
+            ["CREATE", "INDEX", index, "ON", table] => Some(Made::Index {
+                name: index.to_owned(),
+                table: name(table),
+            }),
+            ["CREATE", "FUNCTION", function, ..] => Some(Made::Function(name(function))),
+            _ => None,
+        }
+    };
+    split(script).iter().filter_map(made).collect()
+}
+
 /// The columns that the script adds where they are missing.
 pub(super) fn columns(script: &str) -> Vec<Column> {
     let mut columns = Vec::new();
@@ -240,6 +276,28 @@ mod tests {
                 wanted("a", "numeric(20, 6)", false, None),
                 wanted("b", "jsonb", true, Some("'{}'")),
                 wanted("c", "text", true, None),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_made_anew_is_named() {
+        let script = "CREATE TABLE a (x int); CREATE TABLE IF NOT EXISTS b (x int); CREATE VIEW c AS SELECT 1;
+            CREATE UNIQUE INDEX IF NOT EXISTS d ON b (x); CREATE INDEX e ON a(x); CREATE OR REPLACE FUNCTION f() AS '';
+            CREATE FUNCTION g(x int) RETURNS int AS $$ CREATE TABLE h () $$; CREATE TABLE i(x int)";
+        let index = |name: &str, table: &str| Made::Index {
+            name: name.to_owned(),
+            table: table.to_owned(),
+        };
+        assert_eq!(
+            made(script),
+            [
+                Made::Table("a".to_owned()),
+                Made::Table("c".to_owned()),
+                index("d", "b"),
+                index("e", "a"),
+                Made::Function("g".to_owned()),
+                Made::Table("i".to_owned()),
             ]
         );
     }
