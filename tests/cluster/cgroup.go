@@ -20,15 +20,22 @@ type hierarchy struct {
 	v2    bool
 }
 
-// hierarchies lists the cgroup mounts, from /proc/self/mountinfo.
+const mountsFile = "/proc/self/mountinfo"
+
+// hierarchies lists this machine's cgroup mounts.
 func hierarchies() ([]hierarchy, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+	data, err := os.ReadFile(mountsFile)
 	if err != nil {
 		return nil, err
 	}
+	return cgroupMounts(string(data))
+}
+
+// cgroupMounts lists those of a mountinfo.
+func cgroupMounts(mountinfo string) ([]hierarchy, error) {
 	var found []hierarchy
 	seen := map[string]bool{}
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(mountinfo) {
 		before, after, ok := strings.Cut(line, " - ")
 		if !ok {
 			continue

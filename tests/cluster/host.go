@@ -28,25 +28,37 @@ var programs = map[string]string{
 	"nsenter": "util-linux", "mount": "mount",
 }
 
+// host is what of a machine decides whether it can carry a cluster.
+type host struct {
+	system       string
+	user         int
+	base         string
+	disk, memory uint64 // free
+	mounts       string // its mountinfo
+}
+
 // checkHost refuses what can't work, with a sentence that says what to do.
 func checkHost() error {
-	if runtime.GOOS != "linux" {
+	base := nearestExisting(baseDir())
+	mounts, _ := os.ReadFile(mountsFile)
+	return host{runtime.GOOS, os.Geteuid(), base, freeDisk(base), availableMemory(), string(mounts)}.check()
+}
+
+func (h host) check() error {
+	if h.system != "linux" {
 		return errors.New("the test cluster needs Linux's namespaces: run it in a Linux virtual machine")
 	}
-	if os.Geteuid() != 0 {
+	if h.user != 0 {
 		return errors.New("the test cluster makes namespaces, cgroups and network interfaces: run it as root (sudo -E)")
 	}
-	base := nearestExisting(baseDir())
-	if free := freeDisk(base); free < minimumDisk {
-		return fmt.Errorf("the cluster needs %d GB on the disk of %s, of which %d GB are free: free some, or set RUNLEDGER_CLUSTERS to another disk", minimumDisk>>30, base, free>>30)
+	if h.disk < minimumDisk {
+		return fmt.Errorf("the cluster needs %d GB on the disk of %s, of which %d GB are free: free some, or set RUNLEDGER_CLUSTERS to another disk", minimumDisk>>30, h.base, h.disk>>30)
 	}
-	if free := availableMemory(); free < minimumMemory {
-		return fmt.Errorf("the cluster needs %d GB of memory, of which %.1f GB are available: end something, or use a larger machine", minimumMemory>>30, float64(free)/(1<<30))
+	if h.memory < minimumMemory {
+		return fmt.Errorf("the cluster needs %d GB of memory, of which %.1f GB are available: end something, or use a larger machine", minimumMemory>>30, float64(h.memory)/(1<<30))
 	}
-	if _, err := hierarchies(); err != nil {
-		return err
-	}
-	return nil
+	_, err := cgroupMounts(h.mounts)
+	return err
 }
 
 // missingPackages lists the Debian packages of the programs that are not there.
