@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use runledger::api::run::Phase;
+use runledger::names::{annotations, reasons};
 use runledger::wire::{EventBody, Tokens};
 
-use crate::case::{Case, START};
+use crate::case::{Case, START, Space};
 use crate::check::Books;
 use crate::runs::{Manifest, Run};
 use crate::stage::STAGE;
@@ -229,10 +230,19 @@ pub(crate) async fn a_minute_without_postgres_loses_and_doubles_nothing(case: Ca
         .start(Manifest::new(&space, "meanwhile", "steady"))
         .await?;
     let started = meanwhile.running().await;
+    let skipped = the_annotation_lets_go(&space).await;
     tokio::time::sleep_until(stopped + Duration::from_secs(60)).await;
     case.world.scale(STAGE, "postgres", 1).await?;
     case.world.ledger_answers(START).await?;
     started.context("a run did not start while Postgres was away")?;
+    // Who was deleted without the annotation went when the row could be written.
+    let waited = skipped?;
+    waited.gone(START).await?;
+    let row = ledger::row(&case.world.ledger, waited.id()).await?;
+    ensure!(
+        row.status == "killed" && row.reason.as_deref() == Some(reasons::DELETED),
+        "{row:?}"
+    );
     for run in [&run, &meanwhile] {
         let books = balances(&case, run).await?;
         ensure!(
@@ -249,4 +259,24 @@ pub(crate) async fn a_minute_without_postgres_loses_and_doubles_nothing(case: Ca
         );
     }
     Ok(())
+}
+
+/// Deletes two runs and lets go of one of them, as README says; returns the other, which waits for its
+/// final row.
+async fn the_annotation_lets_go(space: &Space) -> Result<Run> {
+    let pending = |name| Manifest::new(space, name, "slow").set("agent.secretName", "never");
+    let (waits, skips) =
+        tokio::try_join!(space.start(pending("waits")), space.start(pending("skips")))?;
+    for run in [&waits, &skips] {
+        run.pod().await?;
+        run.delete().await?;
+    }
+    let annotation = format!("{}=true", annotations::SKIP_LEDGER);
+    space
+        .kubectl(&["annotate", "wfr", &skips.name, &annotation], None)
+        .await?;
+    skips.gone(START).await?;
+    let still = waits.api().get(&waits.name).await;
+    still.context("a run went though its final row was not written")?;
+    Ok(waits)
 }

@@ -2,16 +2,19 @@
 //! cluster that enforces it.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use runledger::api::run::Phase;
 use runledger::pod::{containers, ports};
+use tokio::process::Child;
 
 use crate::case::{Case, START, Space, WHOLE};
 use crate::runs::{Manifest, Run};
 use crate::stage::STAGE;
+use crate::wait::eventually;
 use crate::world::{RELEASE, SYSTEM};
 use crate::{ends, sh};
 
@@ -41,10 +44,11 @@ pub(crate) async fn a_run_in_a_confined_namespace_completes_and_reaches_nothing_
         ("API server", "kubernetes.default.svc".to_owned(), 443),
         ("Postgres", format!("postgres.{STAGE}.svc"), 5432),
         ("another pod", dns, 8080),
+        ("metadata", METADATA.to_owned(), 443),
     ];
-    let metadata = [("metadata", "169.254.169.254".to_owned(), 80)];
+    let _metadata = metadata_service(&case, &free).await?;
     let another_run = [("another run", address(&free).await?, ports::STARTED)];
-    let everything = [&needed[..], &forbidden, &metadata, &another_run].concat();
+    let everything = [&needed[..], &forbidden, &another_run].concat();
     let reached = reach(&run, &everything).await?;
     for (name, ..) in &everything {
         let wanted = needed.iter().any(|(needed, ..)| needed == name);
@@ -70,6 +74,37 @@ pub(crate) async fn a_run_in_a_confined_namespace_completes_and_reaches_nothing_
     run.ends(Phase::Completed, WHOLE).await?;
     free.ends(Phase::Killed, START).await?;
     Ok(())
+}
+
+/// Where clouds tell whoever asks who the node is. The port is one that runs may use elsewhere, so that
+/// it is the address that is refused.
+const METADATA: &str = "169.254.169.254";
+
+/// Has somebody answer there, for as long as the answer is kept, and waits until a free pod gets through.
+async fn metadata_service(case: &Case, free: &Run) -> Result<Child> {
+    let on_node = |words: &str| {
+        let mut command = case.world.command("sh");
+        command.arg("tests/cluster/cluster.sh").arg("exec");
+        command.args(["--name", &case.world.environment["RUNLEDGER_CLUSTER"]]);
+        command.args(["--", "sh", "-c", words]).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        // It says of each that it hung up.
+        command.stderr(Stdio::null());
+        command
+    };
+    let address = format!("ip addr replace {METADATA}/32 dev lo");
+    sh::run(&mut on_node(&address), None, START).await?;
+    // It ends by itself, should nobody be there to end it.
+    let answers =
+        format!("exec timeout 120 openssl s_server -quiet -nocert -accept {METADATA}:443");
+    let service = on_node(&answers).spawn().context("openssl s_server")?;
+    eventually("the metadata service answers a free pod", START, || async {
+        let reached = reach(free, &[("metadata", METADATA.to_owned(), 443)]).await?;
+        ensure!(reached.get("metadata") == Some(&true), "{reached:?}");
+        Ok(())
+    })
+    .await?;
+    Ok(service)
 }
 
 /// Applies what the chart renders for a namespace in `networkPolicy.runs.namespaces`.

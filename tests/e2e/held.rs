@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt as _;
-use runledger::api::run::{Phase, WorkflowRun};
-use runledger::names::{ADMISSION_POLICY, finalizers, reasons};
+use runledger::api::run::WorkflowRun;
+use runledger::names::{ADMISSION_POLICY, GROUP, finalizers, reasons};
 use serde_json::{Value, json};
 
-use crate::case::{Case, START, Space, WHOLE};
-use crate::ledger;
+use crate::case::{Case, START, Space};
 use crate::runs::{Manifest, Run};
 use crate::wait::eventually;
+use crate::world::SYSTEM;
+use crate::{ledger, writes};
 
 const BINDING: &str = "mutatingadmissionpolicybinding";
 /// Longest wait until the API server goes by the binding, or the lack of one. The controller makes it
@@ -77,7 +78,9 @@ pub(crate) async fn a_run_that_is_applied_again_stays_held(case: Case) -> Result
     Ok(())
 }
 
-pub(crate) async fn without_the_policy_a_run_is_held_before_it_has_a_pod(case: Case) -> Result<()> {
+pub(crate) async fn without_the_policy_a_run_is_held_before_it_has_a_pod_and_costs_no_more(
+    case: Case,
+) -> Result<()> {
     let space = case.space("unheld").await?;
     held_from_the_first(&space, true).await?;
     let binding = case
@@ -103,14 +106,72 @@ pub(crate) async fn without_the_policy_a_run_is_held_before_it_has_a_pod(case: C
 
 async fn unheld(case: &Case, space: &Space) -> Result<()> {
     held_from_the_first(space, false).await?;
-    let manifest = Manifest::new(space, "late", "limited");
+    let small = writes::on_empty_dir(space).await?;
+    let other = case.space("unheld12").await?;
+    let large = writes::with_workspace(&other).await?;
+    for run in [&small, &large] {
+        run.until("it has a pod", START, |status| status.pod_uid.is_some())
+            .await?;
+        let now = run.api().get(&run.name).await?;
+        ensure!(is_held(&now), "a pod, and nothing holds {}", run.name);
+    }
+    // The write more that the finalizer then is has its room in what a run may cost.
+    tokio::try_join!(
+        writes::costs_at_most(writes::ON_EMPTY_DIR, &small),
+        writes::costs_at_most(writes::WITH_WORKSPACE, &large),
+    )?;
+    for run in [&small, &large] {
+        let row = ledger::row(&case.world.ledger, run.id()).await?;
+        ensure!(row.status == "completed", "{row:?}");
+    }
+    Ok(())
+}
+
+/// README's last resort, where nobody is there who would put them on again.
+pub(crate) async fn without_a_controller_finalizers_come_off_by_hand(case: Case) -> Result<()> {
+    const CONTROLLER: &str = "runledger-controller";
+    let space = case.space("byhand").await?;
+    let manifest = Manifest::new(&space, "stuck", "limited").set("agent.secretName", "never");
     let run = space.start(manifest).await?;
-    run.until("it has a pod", START, |status| status.pod_uid.is_some())
-        .await?;
-    let now = run.api().get(&run.name).await?;
-    ensure!(is_held(&now), "a pod, and nothing holds the run");
-    run.ends(Phase::Completed, WHOLE).await?;
-    let row = ledger::row(&case.world.ledger, run.id()).await?;
-    ensure!(row.status == "completed", "{row:?}");
+    let pod = run.pod().await?;
+    let workspace = run.workspace().await?.name_any();
+    let replicas = case.world.replicas(SYSTEM, CONTROLLER).await?;
+    case.world.scale(SYSTEM, CONTROLLER, 0).await?;
+    let outcome = by_hand(
+        &space,
+        &[("wfr", "stuck"), ("pod", &pod), ("wfws", &workspace)],
+    )
+    .await;
+    case.world.scale(SYSTEM, CONTROLLER, replicas).await?;
+    outcome
+}
+
+async fn by_hand(space: &Space, objects: &[(&str, &str)]) -> Result<()> {
+    for (kind, name) in objects {
+        space
+            .kubectl(&["delete", kind, name, "--wait=false"], None)
+            .await?;
+    }
+    for (kind, name) in objects {
+        let left = space
+            .kubectl(
+                &["get", kind, name, "-o", "jsonpath={.metadata.finalizers}"],
+                None,
+            )
+            .await?;
+        ensure!(left.contains(GROUP), "nothing held {kind} {name}: {left:?}");
+        let patch = r#"{"metadata":{"finalizers":null}}"#;
+        space
+            .kubectl(&["patch", kind, name, "--type", "merge", "-p", patch], None)
+            .await?;
+    }
+    for (kind, name) in objects {
+        let gone = || async {
+            let left = space.try_kubectl(&["get", kind, name], None).await?;
+            ensure!(left.code != 0, "it is still there: {}", left.stdout);
+            Ok(())
+        };
+        eventually(&format!("{kind} {name} is gone"), START, gone).await?;
+    }
     Ok(())
 }

@@ -95,6 +95,7 @@ pub(crate) async fn product(world: &World, subcommand: &str) -> Result<usize> {
             .filter(|process| process.is_runledger(subcommand))
         {
             process.signal(Signal::SIGKILL)?;
+            world.restarts.killed(&uid);
             killed += 1;
         }
     }

@@ -18,6 +18,7 @@
 mod bad_input;
 mod bad_manifests;
 mod case;
+mod certificate;
 mod chaos;
 mod check;
 mod confined;
@@ -33,6 +34,7 @@ mod ledger;
 mod model;
 mod planted;
 mod references;
+mod restarts;
 mod reuse;
 mod runner;
 mod runs;
@@ -61,6 +63,8 @@ fn suite() -> Vec<Test> {
         shared!(secrets::nothing_in_the_agents_reach_holds_a_secret_and_no_door_opens_further),
         shared!(secrets::an_event_for_another_run_is_refused),
         shared!(confined::a_run_in_a_confined_namespace_completes_and_reaches_nothing_else),
+        // Early, as it mostly waits.
+        shared!(certificate::a_lost_certificate_is_made_anew_and_a_run_in_mid_work_trusts_it),
         shared!(failures::a_model_error_fails_the_run_and_keeps_the_partial_work),
         shared!(failures::the_turn_limit_fails_the_run_and_keeps_the_partial_work),
         shared!(failures::a_crash_of_the_cli_fails_the_run_and_keeps_the_partial_work),
@@ -90,14 +94,17 @@ fn suite() -> Vec<Test> {
         shared!(servers::a_fetch_that_takes_its_time_says_how_far_it_is_until_the_run_works),
         shared!(servers::a_git_server_that_is_gone_at_the_push_and_comes_back_gets_the_branch),
         shared!(references::a_pod_without_a_node_is_named_and_the_run_goes_on_when_there_is_room),
-        alone!(held::without_the_policy_a_run_is_held_before_it_has_a_pod),
+        alone!(restarts::no_part_of_the_product_ended_in_all_of_this),
+        alone!(bad_input::refused_runs_are_soon_left_alone),
+        alone!(held::without_the_policy_a_run_is_held_before_it_has_a_pod_and_costs_no_more),
         alone!(crowd::twenty_runs_at_once_all_complete_with_exact_sums),
         alone!(seal::the_agent_still_runs_when_the_termination_message_is_written),
         alone!(chaos::a_killed_supervisor_goes_on_where_it_was),
         alone!(chaos::killed_controllers_and_servers_lose_and_double_nothing),
         alone!(chaos::a_minute_without_postgres_loses_and_doubles_nothing),
+        alone!(restarts::nothing_but_the_kills_restarted_a_part),
         alone!(writes::a_resync_in_which_nothing_changed_writes_nothing),
-        alone!(bad_input::the_controller_never_restarted_by_itself),
+        alone!(held::without_a_controller_finalizers_come_off_by_hand),
         alone!(uninstall::uninstalling_finishes_with_runs_still_there),
     ]
 }

@@ -13,6 +13,7 @@ use kube::{Client, Config};
 use sqlx::PgPool;
 use tokio::process::Command;
 
+use crate::restarts;
 use crate::sh;
 use crate::stage::{self, Stage};
 use crate::wait::{eventually, until};
@@ -27,6 +28,7 @@ pub(crate) struct World {
     pub(crate) ledger: PgPool,
     pub(crate) stage: Stage,
     pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) restarts: restarts::Ledger,
     root: PathBuf,
 }
 
@@ -52,19 +54,17 @@ impl World {
             .max_connections(8)
             .acquire_timeout(Duration::from_secs(10))
             .connect_lazy(&stage.ledger_url)?;
-        let world = Self {
+        for name in ["runledger-controller", "runledger-server"] {
+            deployment_ready(&kube, SYSTEM, name, Duration::from_secs(120)).await?;
+        }
+        Ok(Self {
+            restarts: restarts::Ledger::begin(&kube).await?,
             kube,
             ledger,
             stage,
             environment,
             root,
-        };
-        for name in ["runledger-controller", "runledger-server"] {
-            world
-                .deployment_ready(SYSTEM, name, Duration::from_secs(120))
-                .await?;
-        }
-        Ok(world)
+        })
     }
 
     /// A command of the host that sees the cluster's tools and kubeconfig.
@@ -124,31 +124,7 @@ impl World {
         name: &str,
         deadline: Duration,
     ) -> Result<()> {
-        let api: Api<Deployment> = self.api(namespace);
-        until(
-            api,
-            name,
-            "all of its replicas are ready",
-            deadline,
-            |deployment: Option<&Deployment>| {
-                let Some(deployment) = deployment else {
-                    return false;
-                };
-                let wanted = deployment
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.replicas)
-                    .unwrap_or(1);
-                deployment.status.as_ref().is_some_and(|status| {
-                    status.observed_generation >= deployment.metadata.generation
-                        && status.ready_replicas.unwrap_or(0) == wanted
-                        && status.updated_replicas.unwrap_or(0) == wanted
-                        && status.replicas.unwrap_or(0) == wanted
-                })
-            },
-        )
-        .await?;
-        Ok(())
+        deployment_ready(&self.kube, namespace, name, deadline).await
     }
 
     /// How many pods a Deployment wants.
@@ -187,6 +163,38 @@ impl World {
         })
         .await
     }
+}
+
+async fn deployment_ready(
+    kube: &Client,
+    namespace: &str,
+    name: &str,
+    deadline: Duration,
+) -> Result<()> {
+    until(
+        Api::namespaced(kube.clone(), namespace),
+        name,
+        "all of its replicas are ready",
+        deadline,
+        |deployment: Option<&Deployment>| {
+            let Some(deployment) = deployment else {
+                return false;
+            };
+            let wanted = deployment
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.replicas)
+                .unwrap_or(1);
+            deployment.status.as_ref().is_some_and(|status| {
+                status.observed_generation >= deployment.metadata.generation
+                    && status.ready_replicas.unwrap_or(0) == wanted
+                    && status.updated_replicas.unwrap_or(0) == wanted
+                    && status.replicas.unwrap_or(0) == wanted
+            })
+        },
+    )
+    .await?;
+    Ok(())
 }
 
 /// A command with the cluster's variables set, started in the checkout.

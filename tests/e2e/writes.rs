@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use runledger::api::run::Phase;
+use runledger::names::reasons;
 use serde_json::Value;
 
-use crate::case::{Case, START, WHOLE};
-use crate::runs::Manifest;
+use crate::case::{Case, START, Space, WHOLE};
+use crate::ends;
+use crate::held::held_from_the_first;
+use crate::runs::{Manifest, Run};
 use crate::wait::eventually;
 use crate::world::{SYSTEM, World};
 
@@ -58,7 +61,7 @@ pub(crate) fn writes(world: &World, concerns: impl Fn(&str) -> bool) -> Result<V
 }
 
 /// Waits until nothing has been written for a while, since the last writes come after the run's end.
-async fn settled(world: &World, concerns: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+pub(crate) async fn settled(world: &World, concerns: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let last = std::sync::Mutex::new((usize::MAX, tokio::time::Instant::now()));
     eventually("no more writes", Duration::from_secs(60), || async {
         let now = writes(world, &concerns)?;
@@ -75,42 +78,53 @@ async fn settled(world: &World, concerns: impl Fn(&str) -> bool) -> Result<Vec<S
     .await
 }
 
-pub(crate) async fn a_run_on_an_empty_dir_costs_at_most_eight_writes(case: Case) -> Result<()> {
-    let space = case.space("writes8").await?;
-    let manifest = Manifest::new(&space, "eight", "limited").set("workspace.persistent", false);
-    let run = space.start(manifest).await?;
+/// The most that a run on an emptyDir may cost, and one with a new Workspace.
+pub(crate) const ON_EMPTY_DIR: usize = 8;
+pub(crate) const WITH_WORKSPACE: usize = 12;
+
+/// Lets the run, the only one of its namespace, go through, and requires that it cost no more.
+pub(crate) async fn costs_at_most(most: usize, run: &Run) -> Result<()> {
     run.ends(Phase::Completed, WHOLE).await?;
     run.pods_gone(START).await?;
-    let written = settled(&case.world, |namespace| namespace == space.namespace).await?;
+    let Space {
+        world, namespace, ..
+    } = &run.space;
+    let written = settled(world, |concerned| concerned == namespace).await?;
     ensure!(
-        written.len() <= 8,
+        written.len() <= most,
         "{} writes:\n{}",
         written.len(),
         written.join("\n")
     );
     ensure!(!written.is_empty(), "the audit log shows nothing");
-    println!("    writes with an emptyDir: {}", written.len());
+    println!("    writes, of at most {most}: {}", written.len());
     Ok(())
+}
+
+/// A run on an emptyDir, as they are counted.
+pub(crate) async fn on_empty_dir(space: &Space) -> Result<Run> {
+    let manifest = Manifest::new(space, "eight", "limited").set("workspace.persistent", false);
+    space.start(manifest).await
+}
+
+/// A run with a new Workspace, as they are counted.
+pub(crate) async fn with_workspace(space: &Space) -> Result<Run> {
+    let manifest = Manifest::new(space, "twelve", "limited");
+    space.start(manifest).await
+}
+
+pub(crate) async fn a_run_on_an_empty_dir_costs_at_most_eight_writes(case: Case) -> Result<()> {
+    let space = case.space("writes8").await?;
+    held_from_the_first(&space, true).await?;
+    costs_at_most(ON_EMPTY_DIR, &on_empty_dir(&space).await?).await
 }
 
 pub(crate) async fn a_run_with_a_new_workspace_costs_at_most_twelve_writes(
     case: Case,
 ) -> Result<()> {
     let space = case.space("writes12").await?;
-    let run = space
-        .start(Manifest::new(&space, "twelve", "limited"))
-        .await?;
-    run.ends(Phase::Completed, WHOLE).await?;
-    run.pods_gone(START).await?;
-    let written = settled(&case.world, |namespace| namespace == space.namespace).await?;
-    ensure!(
-        written.len() <= 12,
-        "{} writes:\n{}",
-        written.len(),
-        written.join("\n")
-    );
-    println!("    writes with a new workspace: {}", written.len());
-    Ok(())
+    held_from_the_first(&space, true).await?;
+    costs_at_most(WITH_WORKSPACE, &with_workspace(&space).await?).await
 }
 
 pub(crate) async fn a_resync_in_which_nothing_changed_writes_nothing(case: Case) -> Result<()> {
@@ -119,11 +133,15 @@ pub(crate) async fn a_resync_in_which_nothing_changed_writes_nothing(case: Case)
     let waiting = old
         .start(Manifest::new(&old, "waiting", "limited").set("agent.secretName", "later"))
         .await?;
+    // One at work, and one that waits until it lets go of their Workspace.
+    let on_one = |name| Manifest::new(&old, name, "slow").set("workspace.name", "shared");
+    let working = old.start(on_one("working")).await?;
+    ends::at_work(&working).await?;
+    let queued = old.start(on_one("queued")).await?;
     done.ends(Phase::Completed, WHOLE).await?;
     done.pods_gone(START).await?;
-    waiting
-        .waits_for(runledger::names::reasons::MISSING_SECRET, START)
-        .await?;
+    waiting.waits_for(reasons::MISSING_SECRET, START).await?;
+    queued.waits_for(reasons::WORKSPACE, START).await?;
     let before = settled(&case.world, |namespace| namespace == old.namespace).await?;
 
     case.world
@@ -154,7 +172,13 @@ pub(crate) async fn a_resync_in_which_nothing_changed_writes_nothing(case: Case)
         "written though nothing had changed:\n{}",
         more.join("\n")
     );
-    waiting.kill().await?;
-    waiting.ends(Phase::Killed, START).await?;
+    ensure!(
+        working.status().await?.phase == Phase::Running,
+        "the run that was to be at work all along is not"
+    );
+    for run in [&waiting, &queued, &working] {
+        run.kill().await?;
+        run.ends(Phase::Killed, START).await?;
+    }
     Ok(())
 }
