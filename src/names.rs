@@ -11,6 +11,9 @@ pub const FIELD_MANAGER: &str = "runledger-controller";
 pub const TELLER: &str = "runledger-server";
 /// The chart's MutatingAdmissionPolicy, and its binding: runs have [`finalizers::RUN`] as they are made.
 pub const ADMISSION_POLICY: &str = "runledger-runs";
+/// What tells the controller's own pods, as the chart labels them.
+pub const CONTROLLER_PODS: &str =
+    "app.kubernetes.io/name=runledger,app.kubernetes.io/component=controller";
 /// Audience of the projected token that a supervisor shows to the server.
 pub const TOKEN_AUDIENCE: &str = "runledger";
 
@@ -42,7 +45,8 @@ pub mod labels {
 
 /// Annotations.
 pub mod annotations {
-    /// On a WorkflowRun: `"true"` lets it be deleted though its final row is not in the ledger.
+    /// On a WorkflowRun: `"true"` lets it be deleted though its final row is not in the ledger,
+    /// or its pod has not ended.
     pub const SKIP_LEDGER: &str = "runledger.dev/skip-ledger";
     /// On a run's pod: the supervisor's [`crate::pod::Assignment`] as JSON.
     pub const ASSIGNMENT: &str = "runledger.dev/assignment";

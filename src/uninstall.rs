@@ -15,12 +15,14 @@ use serde_json::json;
 use crate::admission;
 use crate::api::run::DesiredState;
 use crate::api::{WorkflowRun, Workspace};
-use crate::names::{ADMISSION_POLICY, FIELD_MANAGER, finalizers, labels};
+use crate::names::{ADMISSION_POLICY, CONTROLLER_PODS, FIELD_MANAGER, finalizers, labels};
 
 /// Objects that are listed at once.
 const PAGE: u32 = 500;
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long the controller's pods may take to end: their grace period, and then some.
+const CONTROLLER_ENDS: Duration = Duration::from_secs(50);
 
 /// `runledger uninstall`: ends all runs and takes every finalizer off.
 #[derive(Clone, Debug, clap::Args)]
@@ -144,7 +146,7 @@ async fn wait(client: &Client, longest: Duration) -> Result<(), Error> {
     }
 }
 
-/// It would put its finalizers back on.
+/// It would put its finalizers back on, until its last pod is gone.
 async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> {
     let name = "runledger-controller";
     say(&format!("stopping the controller {namespace}/{name}"));
@@ -155,7 +157,31 @@ async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> 
             .await,
     )
     .map_err(doing("stop the controller"))?;
-    Ok(())
+    let deadline = tokio::time::Instant::now() + CONTROLLER_ENDS;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let of_it = ListParams::default().labels(CONTROLLER_PODS).limit(PAGE);
+    loop {
+        let left = pods
+            .list(&of_it)
+            .await
+            .map_err(doing("look for the controller's pods"))?
+            .items
+            .len();
+        if left == 0 {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            say(&format!(
+                "{left} of the controller's pods are still there and may put finalizers back on; once they are \
+                 gone, let `runledger uninstall` run again if something can't be deleted"
+            ));
+            return Ok(());
+        }
+        say(&format!(
+            "waiting for {left} of the controller's pods to end"
+        ));
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn delete(client: &Client, pod: &Pod) -> Result<(), Error> {

@@ -333,6 +333,25 @@ fn runs_are_given_the_controllers_finalizer_once_it_binds_the_policy_and_an_unin
 }
 
 #[test]
+fn an_uninstall_sees_whether_the_controllers_pods_are_gone() {
+    let all = rendered();
+    let wanted = names::CONTROLLER_PODS
+        .split(',')
+        .map(|label| label.split_once('=').unwrap());
+    let wanted: Vec<(&str, &str)> = wanted.collect();
+    for (name, template) in pods(&all) {
+        let labels = &template["metadata"]["labels"];
+        let is_meant = wanted.iter().all(|(key, value)| labels[*key] == **value);
+        assert_eq!(is_meant, name == "runledger-controller", "{name}");
+    }
+    let role = named(&all, "ClusterRole", "runledger-uninstall");
+    let may_list = |rule: &Value| {
+        strings(&rule["resources"]).contains(&"pods") && strings(&rule["verbs"]).contains(&"list")
+    };
+    assert!(role["rules"].as_array().unwrap().iter().any(may_list));
+}
+
+#[test]
 fn each_pod_has_a_network_policy_of_its_own() {
     let all = rendered();
     for (name, pod) in pods(&all) {

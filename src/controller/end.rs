@@ -5,6 +5,7 @@ use crate::api::run::Phase;
 use crate::names::reasons;
 use crate::wire::{Changes, Outcome, Termination};
 
+use super::last_resort::LastResort;
 use super::view::{Ended, PodView};
 
 /// Longest termination message that is looked at; the kubelet cuts at 6144 with two containers.
@@ -69,7 +70,7 @@ pub(super) struct Verdict {
 }
 
 /// Reads the end of a pod for which [`PodView::has_ended`] holds.
-pub(super) fn read(pod: &PodView, stop: Option<Stop>) -> End {
+pub(super) fn read(pod: &PodView, stop: Option<Stop>, last_resort: Option<LastResort>) -> End {
     // Once the agent has started, what an earlier try of the checkout said is history.
     let last = pod
         .supervisor
@@ -84,9 +85,9 @@ pub(super) fn read(pod: &PodView, stop: Option<Stop>) -> End {
         .find(|ended| !ended.message.is_empty())
         .map(|ended| parse(&ended.message));
     match message {
-        Some(Ok(termination)) => sealed(pod, stop, termination),
-        Some(Err(unreadable)) => unsealed(pod, stop, Some(unreadable)),
-        None => unsealed(pod, stop, None),
+        Some(Ok(termination)) => sealed(pod, stop, last_resort, termination),
+        Some(Err(unreadable)) => unsealed(pod, stop, last_resort, Some(unreadable)),
+        None => unsealed(pod, stop, last_resort, None),
     }
 }
 
@@ -108,7 +109,12 @@ pub(super) fn checkout(pod: &PodView) -> Option<Termination> {
     parse(&ended.message).ok()
 }
 
-fn sealed(pod: &PodView, stop: Option<Stop>, termination: Termination) -> End {
+fn sealed(
+    pod: &PodView,
+    stop: Option<Stop>,
+    last_resort: Option<LastResort>,
+    termination: Termination,
+) -> End {
     let over = |phase, reason: &str, message: &str, termination: Termination| {
         End::Over(Verdict {
             phase,
@@ -137,7 +143,7 @@ fn sealed(pod: &PodView, stop: Option<Stop>, termination: Termination) -> End {
         Outcome::Stopped | Outcome::Waiting => {
             if let Some(stop) = stop {
                 over(Phase::Killed, stop.reason(), stop.message(), termination)
-            } else if let Some((reason, message)) = own_fault(pod) {
+            } else if let Some((reason, message)) = own_fault(pod, last_resort) {
                 over(Phase::Failed, reason, &message, termination)
             } else {
                 End::Lost {
@@ -149,7 +155,12 @@ fn sealed(pod: &PodView, stop: Option<Stop>, termination: Termination) -> End {
     }
 }
 
-fn unsealed(pod: &PodView, stop: Option<Stop>, unreadable: Option<String>) -> End {
+fn unsealed(
+    pod: &PodView,
+    stop: Option<Stop>,
+    last_resort: Option<LastResort>,
+    unreadable: Option<String>,
+) -> End {
     let over = |phase, reason: &str, message: String| {
         End::Over(Verdict {
             phase,
@@ -161,7 +172,7 @@ fn unsealed(pod: &PodView, stop: Option<Stop>, unreadable: Option<String>) -> En
     if let Some(stop) = stop {
         return over(Phase::Killed, stop.reason(), stop.message().to_owned());
     }
-    if let Some((reason, message)) = own_fault(pod) {
+    if let Some((reason, message)) = own_fault(pod, last_resort) {
         return over(Phase::Failed, reason, message);
     }
     if let Some(why) = loss(pod) {
@@ -195,20 +206,26 @@ fn out_of_memory(pod: &PodView) -> bool {
 }
 
 /// The pod's own limits, also where the kubelet calls that an eviction.
-fn own_fault(pod: &PodView) -> Option<(&'static str, String)> {
+fn own_fault(pod: &PodView, last_resort: Option<LastResort>) -> Option<(&'static str, String)> {
     let said = pod.message.as_deref().map(sentence);
     match pod.reason.as_deref() {
-        Some("DeadlineExceeded") => Some((
-            reasons::TIMEOUT,
-            "The pod outlived spec.limits.timeout and was stopped by the kubelet.".to_owned(),
-        )),
+        // A deadline of the pod's (which others set) counts from when a node took it. What it had to
+        // wait for until its agent started is not the run's fault.
+        Some("DeadlineExceeded") if pod.agent_started().is_some() => {
+            Some((reasons::TIMEOUT, OUTLIVED.to_owned()))
+        }
         Some("Evicted") if pod.disruption.is_none() => Some((
             reasons::OUT_OF_DISK,
             said.unwrap_or_else(|| "The pod used more than its own limits allow.".to_owned()),
         )),
+        _ if last_resort.is_some_and(|last| last.was_taken(pod)) => {
+            Some((reasons::TIMEOUT, OUTLIVED.to_owned()))
+        }
         _ => None,
     }
 }
+
+const OUTLIVED: &str = "The pod outlived spec.limits.timeout and was stopped.";
 
 /// What of the surroundings took the pod away, if they did.
 fn loss(pod: &PodView) -> Option<String> {

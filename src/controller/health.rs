@@ -17,6 +17,8 @@ pub(super) struct Counters {
     pub reconciles: AtomicU64,
     /// Those of them that failed.
     pub failures: AtomicU64,
+    /// Reconciliations, of Workspaces too, that panicked.
+    pub panics: AtomicU64,
     /// Pods made.
     pub pods: AtomicU64,
     /// It leads.
@@ -50,6 +52,7 @@ async fn metrics(State(counters): State<Arc<Counters>>) -> String {
     let Counters {
         reconciles,
         failures,
+        panics,
         pods,
         leads,
     } = counters;
@@ -66,6 +69,12 @@ async fn metrics(State(counters): State<Arc<Counters>>) -> String {
             "counter",
             "Reconciliations of runs that failed.",
             failures.load(Ordering::Relaxed),
+        ),
+        (
+            "runledger_reconcile_panics_total",
+            "counter",
+            "Reconciliations of runs and Workspaces that panicked, which is a bug.",
+            panics.load(Ordering::Relaxed),
         ),
         (
             "runledger_pods_created_total",

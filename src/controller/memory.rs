@@ -93,10 +93,8 @@ impl<K: ResourceExt> Written<K> {
             && match (&cached, &entry.object) {
                 (None, object) => object.is_some(),
                 (Some(cached), None) => cached.uid() == entry.uid,
-                (Some(cached), Some(object)) => {
-                    cached.uid() != object.uid()
-                        || version(cached.as_ref()) < version(object.as_ref())
-                }
+                // Also where one is another object of the same name: who came later is the newer.
+                (Some(cached), Some(object)) => version(cached.as_ref()) < version(object.as_ref()),
             };
         if lags {
             return entry.object.clone();
@@ -246,6 +244,23 @@ mod tests {
             seen(&written, Some(pod("a", "5"))).as_deref(),
             Some("5"),
             "forgotten by then"
+        );
+    }
+
+    #[test]
+    fn of_two_objects_of_one_name_the_later_one_is_seen() {
+        let written = Written::default();
+        written.put(pod("a", "9"));
+        assert_eq!(
+            seen(&written, Some(pod("b", "10"))).as_deref(),
+            Some("10"),
+            "made again by somebody else"
+        );
+        written.put(pod("b", "10"));
+        assert_eq!(
+            seen(&written, Some(pod("a", "9"))).as_deref(),
+            Some("10"),
+            "made again here"
         );
     }
 

@@ -1,6 +1,6 @@
 //! The controller: turns WorkflowRuns into pods, and what becomes of them into statuses and rows of
 //! the ledger. Level-triggered, and split by what may touch the world: `observe` reads, `validate`
-//! and `plan` decide (pure, with `end`, `trouble`, `status`, `record`, `pod`, `view`, `naming`),
+//! and `plan` decide (pure, with `end`, `last_resort`, `trouble`, `status`, `record`, `pod`, `view`, `naming`),
 //! `apply` writes and makes no choices. `workspace` does the same for Workspaces.
 //!
 //! It leaves to others what goes on in a pod (`supervise`, `agent`) and what a row looks like
@@ -14,6 +14,7 @@ mod error;
 mod figures;
 mod health;
 mod index;
+mod last_resort;
 mod lead;
 mod memory;
 mod mirror;
@@ -228,21 +229,29 @@ async fn reconcile_all(
     }
     let limit = usize::from(args.concurrency);
     let runs = {
-        let (ranked, looked_at) = (context.clone(), context.clone());
+        let (ranked, looked_at, at_fault) = (context.clone(), context.clone(), context.clone());
         queue::work(
             triggers.runs,
             limit,
             move |run| urgency(&ranked, run),
             move |run| look(run, looked_at.clone()),
+            move |run, why| {
+                let uid = at_fault.stores.runs.get(run).and_then(|run| run.uid());
+                fell(run, uid, why, &at_fault)
+            },
         )
     };
     let workspaces = {
-        let context = context.clone();
+        let (looked_at, at_fault) = (context.clone(), context.clone());
         queue::work(
             triggers.workspaces,
             limit,
             |_| Urgency::Soon,
-            move |workspace| look_at_workspace(workspace, context.clone()),
+            move |workspace| look_at_workspace(workspace, looked_at.clone()),
+            move |workspace, why| {
+                let cached = at_fault.stores.workspaces.get(workspace);
+                fell(workspace, cached.and_then(|it| it.uid()), why, &at_fault)
+            },
         )
     };
     let policy = async {
@@ -294,7 +303,10 @@ async fn look_at_workspace(key: ObjectRef<Workspace>, context: Arc<Context>) -> 
     let cached = context.stores.workspaces.get(&key)?;
     let uid = cached.uid().unwrap_or_default();
     match workspace::reconcile(cached, &context).await {
-        Ok(()) => None,
+        Ok(again) => {
+            context.setbacks.succeeded(&uid);
+            again
+        }
         Err(error) => Some(retry(&key, &uid, &error, &context)),
     }
 }
@@ -330,4 +342,15 @@ where
     let error: &dyn std::error::Error = error;
     tracing::warn!(object = %key, error, "a reconciliation failed and is tried again");
     context.setbacks.failed(uid, Duration::from_secs(60))
+}
+
+/// A look at the object panicked; returns when to try again.
+fn fell<K>(key: &ObjectRef<K>, uid: Option<String>, why: &str, context: &Context) -> Duration
+where
+    K: kube::runtime::reflector::Lookup<DynamicType = ()>,
+{
+    context.counters.panics.fetch_add(1, Ordering::Relaxed);
+    tracing::error!(object = %key, why, "a reconciliation panicked; the object is tried again later");
+    let longest = Duration::from_secs(300);
+    context.setbacks.failed(&uid.unwrap_or_default(), longest)
 }

@@ -8,12 +8,13 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
 
 use crate::api::{WorkflowRun, Workspace};
+use crate::names::conditions;
 
 use super::context::Context;
 use super::error::Error;
 use super::plan;
 use super::shapes::{CurrentPod, Observed, WorkspaceView};
-use super::trouble::ClaimView;
+use super::trouble::{ClaimOwner, ClaimView};
 use super::view::PodView;
 use super::{naming, validate};
 
@@ -43,7 +44,8 @@ pub(super) async fn observe(context: &Context, run: Arc<WorkflowRun>) -> Result<
         .as_ref()
         .and_then(|workspace| workspace.status.as_ref()?.claim_name.clone())
         .and_then(|claim| cached_claim(context, &namespace, &claim))
-        .map(|claim| claim_view(context, &claim));
+        .zip(workspace.as_deref())
+        .map(|(claim, workspace)| claim_view(context, workspace, &claim));
     let server_ca = context.server_ca.borrow().as_deref().map(Arc::from);
     Ok(Observed {
         pod,
@@ -150,8 +152,12 @@ pub(super) fn cached_claim(
     context.written.claims.newest(namespace, name, cached)
 }
 
-/// Reads a claim and what was seen of it.
-pub(super) fn claim_view(context: &Context, claim: &PersistentVolumeClaim) -> ClaimView {
+/// Reads the claim that is named after the Workspace, and what was seen of it.
+pub(super) fn claim_view(
+    context: &Context,
+    workspace: &Workspace,
+    claim: &PersistentVolumeClaim,
+) -> ClaimView {
     ClaimView {
         name: claim.name_any(),
         bound: claim
@@ -164,6 +170,7 @@ pub(super) fn claim_view(context: &Context, claim: &PersistentVolumeClaim) -> Cl
             .as_ref()
             .and_then(|spec| spec.storage_class_name.clone()),
         deleting: claim.metadata.deletion_timestamp.is_some(),
+        owner: ClaimOwner::of(&claim.metadata, &workspace.metadata),
         sightings: context
             .stores
             .sightings
@@ -173,7 +180,11 @@ pub(super) fn claim_view(context: &Context, claim: &PersistentVolumeClaim) -> Cl
 
 fn workspace_view(workspace: &Workspace) -> WorkspaceView {
     let status = workspace.status.clone().unwrap_or_default();
+    let unready = (status.conditions.into_iter())
+        .find(|condition| condition.type_ == conditions::READY && condition.status == "False")
+        .map(|condition| condition.message);
     WorkspaceView {
+        trouble: unready.filter(|_| status.claim_name.is_none()),
         uid: workspace.uid().unwrap_or_default(),
         holder: status.holder,
         holder_name: status.holder_name,

@@ -3,6 +3,7 @@
 //! changed is nothing.
 
 mod begin;
+mod finish;
 pub(super) mod waits;
 
 use std::sync::Arc;
@@ -12,16 +13,18 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::api::WorkflowRun;
 use crate::api::run::{DesiredState, Phase, WorkflowRunStatus};
-use crate::names::{annotations, finalizers, reasons};
+use crate::names::{finalizers, reasons};
 use crate::wire::Outcome;
 
 use super::config::Config;
 use super::end::{self, End, Stop, Verdict};
-use super::shapes::{Again, CurrentPod, Ledger, Note, Observed, Plan, PodRef, Unprotect};
+use super::last_resort::LastResort;
+use super::shapes::{Again, CurrentPod, Ledger, Note, Observed, Plan, PodRef};
 use super::view::PodView;
 use super::{record, status, trouble, validate};
 
 use begin::{attempted, to_be_made};
+use finish::finished;
 use waits::waits;
 
 /// How long a run among many says nothing of its new pod, where nothing is wrong with it and its
@@ -71,7 +74,13 @@ pub(super) fn plan(observed: &Observed, config: &Config, now: Timestamp) -> Plan
     let adopted = adopted(observed, config, now);
     let observed = adopted.as_ref().unwrap_or(observed);
     let mut plan = match (&observed.pod, stop(run)) {
-        (CurrentPod::There(pod), stop) if pod.has_ended() => ended(observed, pod, stop, now),
+        (CurrentPod::There(pod), stop) if pod.has_ended() => {
+            let last_resort = LastResort::of(run, config);
+            match end::read(pod, stop, last_resort) {
+                End::Over(verdict) => over(observed, &verdict, Some(pod), now),
+                End::Lost { why, termination } => lost(observed, Some(pod), &why, termination, now),
+            }
+        }
         (CurrentPod::There(pod), Some(_)) => Plan {
             delete: (!pod.deleting)
                 .then(|| PodRef::from(pod.as_ref()))
@@ -117,71 +126,6 @@ fn killed(stop: Stop) -> Verdict {
     }
 }
 
-/// The run is over; its pods, its row and its finalizers are left to be cleared.
-fn finished(observed: &Observed, now: Timestamp) -> Plan {
-    let run = observed.run.as_ref();
-    let current = match &observed.pod {
-        CurrentPod::There(pod) => Some(pod.as_ref()),
-        _ => None,
-    };
-    let pods: Vec<&PodView> = current.into_iter().chain(&observed.leftovers).collect();
-    let said = status::current(run);
-    let since = said.completion_time.as_ref().map(|time| time.0);
-    if observed.crowded
-        && nobody_waits(run, &said)
-        && let Some(left) = discretion(since, now)
-    {
-        return Plan {
-            again: waits::after(left),
-            ..Plan::default()
-        };
-    }
-    let mut plan = Plan {
-        release: pods
-            .iter()
-            .filter(|pod| pod.held)
-            .map(|pod| PodRef::from(*pod))
-            .collect(),
-        delete: pods
-            .iter()
-            .filter(|pod| !pod.deleting)
-            .map(|pod| PodRef::from(*pod))
-            .collect(),
-        ..Plan::default()
-    };
-    let skips = run.metadata.deletion_timestamp.is_some()
-        && run
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(annotations::SKIP_LEDGER))
-            .is_some_and(|value| value == "true");
-    if status::is_recorded(&said) || skips {
-        plan.unprotect = if holds(run) {
-            Unprotect::Now
-        } else {
-            Unprotect::No
-        };
-    } else if let Some(row) = record::of(run, &said) {
-        plan.ledger = Ledger::Final(Box::new(row));
-        plan.status = Some(Box::new(status::recorded(run, now)));
-        plan.unprotect = if holds(run) {
-            Unprotect::WhenRecorded
-        } else {
-            Unprotect::No
-        };
-    }
-    plan
-}
-
-/// All that is left of the run is to be cleared up, and nobody waits for that: another run may for its
-/// volume, and whoever deletes it for its end.
-fn nobody_waits(run: &WorkflowRun, said: &WorkflowRunStatus) -> bool {
-    status::is_recorded(said)
-        && said.workspace.is_none()
-        && run.metadata.deletion_timestamp.is_none()
-}
-
 /// Ends the run: the row first, then the status. The rest waits for its turn, see [`finished`].
 fn over(observed: &Observed, verdict: &Verdict, pod: Option<&PodView>, now: Timestamp) -> Plan {
     let run = observed.run.as_ref();
@@ -209,13 +153,6 @@ fn is_sealed(verdict: &Verdict, pod: Option<&PodView>) -> bool {
         && verdict.termination.as_ref().is_some_and(|termination| {
             matches!(termination.outcome, Outcome::Completed | Outcome::Failed)
         })
-}
-
-fn ended(observed: &Observed, pod: &PodView, stop: Option<Stop>, now: Timestamp) -> Plan {
-    match end::read(pod, stop) {
-        End::Over(verdict) => over(observed, &verdict, Some(pod), now),
-        End::Lost { why, termination } => lost(observed, Some(pod), &why, termination, now),
-    }
 }
 
 /// The pod was taken away; the next attempt goes on, unless that has happened too often.
@@ -332,10 +269,24 @@ fn at_work(observed: &Observed, pod: &PodView, config: &Config, now: Timestamp) 
             // The agent has ended, and its supervisor soon will.
             return Plan::default();
         }
+        let left = LastResort::of(run, config).map(|last| last.left(started, now));
+        if left.is_some_and(|left| left <= SignedDuration::ZERO) {
+            return Plan {
+                delete: (!pod.deleting)
+                    .then(|| PodRef::from(pod))
+                    .into_iter()
+                    .collect(),
+                ..Plan::default()
+            };
+        }
+        let again = left.map_or(Again::OnChange, waits::after);
         let is_said = current.phase == Phase::Running
             && current.reason.as_deref() == Some(reasons::AGENT_RUNNING);
         if is_said {
-            return Plan::default();
+            return Plan {
+                again,
+                ..Plan::default()
+            };
         }
         let new = status::running(run, started, now);
         let event = (current.start_time.is_none()).then(|| Note {
@@ -347,6 +298,7 @@ fn at_work(observed: &Observed, pod: &PodView, config: &Config, now: Timestamp) 
             ledger: later(run, &new),
             status: Some(Box::new(new)),
             event,
+            again,
             ..Plan::default()
         };
     }

@@ -116,16 +116,11 @@ fn assignment(resolved: &Resolved, attempt: u32, server_ca: &str, config: &Confi
 }
 
 fn spec(resolved: &Resolved, claim: Option<&str>, config: &Config) -> PodSpec {
-    let deadline = resolved.timeout_seconds.map(|timeout| {
-        let slack = CHECKOUT_SECONDS + config.flush_timeout_seconds + GRACE_SECONDS.unsigned_abs();
-        i64::try_from(timeout.saturating_add(slack)).unwrap_or(i64::MAX)
-    });
     PodSpec {
         restart_policy: Some("Never".to_owned()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
-        active_deadline_seconds: deadline,
         security_context: Some(PodSecurityContext {
             run_as_user: Some(USER),
             run_as_group: Some(USER),

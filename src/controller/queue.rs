@@ -1,14 +1,17 @@
 //! What is looked at next. Owns the order: each object once, never the same one twice at a time, the
-//! urgent first, and no more at once than is allowed. What is urgent, and what looking means, is its
-//! callers'.
+//! urgent first, and no more at once than is allowed. What is urgent, what looking means, and when an
+//! object is tried again at which this program fell over, is its callers'.
 //!
 //! `kube::runtime`'s own takes waiting objects in any order, and asks each of those that are being
 //! looked at whenever one of them has got on; a burst of runs makes both dear.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -30,11 +33,15 @@ const TURNS: u32 = 16;
 
 /// Looks at each object that a bell names, and again after the time that looking at it returned.
 /// Ends when nobody can ring any more.
+///
+/// A look that panics is a mistake of this program's that one object brings to light. It is told to
+/// `fell`, which says when to try again: the others are looked at meanwhile.
 pub(super) async fn work<K, F>(
     mut bells: UnboundedReceiver<K>,
     limit: usize,
     urgency: impl Fn(&K) -> Urgency,
     look: impl Fn(K) -> F,
+    fell: impl Fn(&K, &str) -> Duration,
 ) where
     K: Clone + Eq + Hash + Send + 'static,
     F: Future<Output = Option<Duration>> + Send + 'static,
@@ -48,7 +55,9 @@ pub(super) async fn work<K, F>(
         while busy.len() < limit
             && let Some(key) = lines.next()
         {
-            let looking = look(key.clone());
+            // What it had half done it had done to the world, which is looked at anew; what is shared in
+            // here is put under locks that outlive a panic.
+            let looking = AssertUnwindSafe(look(key.clone())).catch_unwind();
             busy.spawn(async move { (key, looking.await) });
         }
         let alarm = lines.alarm();
@@ -58,20 +67,27 @@ pub(super) async fn work<K, F>(
                 None => return,
             },
             Some(looked) = busy.join_next() => match looked {
-                Ok((key, again)) => {
+                Ok((key, Ok(again))) => {
                     if lines.looked_at(&key, again.map(|wait| Instant::now() + wait)) {
                         lines.ring(urgency(&key), key);
                     }
                 }
-                // It is a mistake of this program's; nothing is known of what it had got to.
-                Err(failure) if failure.is_panic() => {
-                    std::panic::resume_unwind(failure.into_panic());
+                Ok((key, Err(panic))) => {
+                    let wait = fell(&key, words(panic.as_ref()));
+                    lines.fell(&key, Instant::now() + wait);
                 }
                 Err(_) => return,
             },
             () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
         }
     }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it did not say why")
 }
 
 /// Where an object is.
@@ -81,6 +97,8 @@ enum Place {
     Waiting(Urgency),
     /// Being looked at as that urgent, and whether a bell has rung since.
     Busy { urgency: Urgency, rung: bool },
+    /// Left alone until its alarm goes off, whatever rings.
+    Down,
 }
 
 /// The objects that wait, without a clock or a task of their own.
@@ -121,6 +139,7 @@ impl<K: Clone + Eq + Hash> Lines<K> {
     fn ring(&mut self, urgency: Urgency, key: K) {
         match self.places.get_mut(&key) {
             Some(Place::Busy { rung, .. }) => *rung = true,
+            Some(Place::Down) => {}
             // Where it stood, `next` passes it over.
             Some(Place::Waiting(now)) if *now >= urgency => {}
             _ => {
@@ -167,12 +186,25 @@ impl<K: Clone + Eq + Hash> Lines<K> {
         };
         self.clearing -= usize::from(urgency == Urgency::Last);
         if let Some(at) = again.filter(|_| !rung) {
-            self.alarms_set += 1;
-            let alarm = (at, self.alarms_set);
-            self.alarms.insert(alarm, key.clone());
-            self.alarm_of.insert(key.clone(), alarm);
+            self.set_alarm(key, at);
         }
         rung
+    }
+
+    /// Looking at the object came to a bad end, and it is not looked at again before that time.
+    fn fell(&mut self, key: &K, until: Instant) {
+        if let Some(Place::Busy { urgency, .. }) = self.places.remove(key) {
+            self.clearing -= usize::from(urgency == Urgency::Last);
+            self.places.insert(key.clone(), Place::Down);
+            self.set_alarm(key, until);
+        }
+    }
+
+    fn set_alarm(&mut self, key: &K, at: Instant) {
+        self.alarms_set += 1;
+        let alarm = (at, self.alarms_set);
+        self.alarms.insert(alarm, key.clone());
+        self.alarm_of.insert(key.clone(), alarm);
     }
 
     /// When the next alarm goes off.
@@ -188,6 +220,9 @@ impl<K: Clone + Eq + Hash> Lines<K> {
             .collect();
         for key in &due {
             self.alarm_of.remove(key);
+            if self.places.get(key) == Some(&Place::Down) {
+                self.places.remove(key);
+            }
         }
         due
     }
@@ -319,6 +354,7 @@ mod tests {
                     (key == 0).then_some(Duration::from_millis(1))
                 }
             },
+            |_, _| unreachable!(),
         ));
         (0..5).for_each(|key| bell.send(key).unwrap());
         while inside.load(Ordering::SeqCst) < 2 {
@@ -334,5 +370,58 @@ mod tests {
         assert_eq!(times[1..], [1; 4]);
         drop(bell);
         working.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_panics_is_told_and_tried_again_and_the_others_go_on() {
+        let (bell, bells) = unbounded_channel();
+        let (looked, mut looks) = unbounded_channel();
+        let (told, mut tells) = unbounded_channel();
+        let tries = Arc::new(AtomicUsize::new(0));
+        let working = tokio::spawn(work(
+            bells,
+            1,
+            |_| Urgency::Last,
+            move |key: &'static str| {
+                let (looked, tries) = (looked.clone(), tries.clone());
+                async move {
+                    let is_first = key == "odd" && tries.fetch_add(1, Ordering::SeqCst) == 0;
+                    assert!(!is_first, "this one is {key}");
+                    looked.send(key).unwrap();
+                    None
+                }
+            },
+            move |key, why| {
+                told.send(format!("{key}: {why}")).unwrap();
+                Duration::from_millis(1)
+            },
+        ));
+        for key in ["odd", "even"] {
+            bell.send(key).unwrap();
+        }
+        let mut both = [looks.recv().await.unwrap(), looks.recv().await.unwrap()];
+        both.sort_unstable();
+        assert_eq!(both, ["even", "odd"]);
+        assert_eq!(tells.recv().await.unwrap(), "odd: this one is odd");
+        drop(bell);
+        working.await.unwrap();
+    }
+
+    #[test]
+    fn bells_do_not_bring_an_object_back_at_once_at_which_a_look_came_to_a_bad_end() {
+        let mut lines = Lines::new(1);
+        let soon = Instant::now() + Duration::from_secs(1);
+        lines.ring(Urgency::Last, "a");
+        assert_eq!(lines.next(), Some("a"));
+        lines.ring(Urgency::Last, "a");
+        lines.fell(&"a", soon);
+        lines.ring(Urgency::First, "a");
+        assert_eq!(lines.next(), None);
+        lines.ring(Urgency::Last, "b");
+        assert_eq!(lines.next(), Some("b"), "the others have its place");
+        assert_eq!(lines.due(soon), ["a"]);
+        lines.ring(Urgency::Last, "a");
+        lines.looked_at(&"b", None);
+        assert_eq!(lines.next(), Some("a"));
     }
 }

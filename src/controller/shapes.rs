@@ -59,8 +59,10 @@ pub(super) struct WorkspaceView {
     pub holder: Option<String>,
     /// Name of that run.
     pub holder_name: Option<String>,
-    /// Its claim's name.
+    /// Its claim's name, once that is its own.
     pub claim_name: Option<String>,
+    /// What keeps its claim from being its own, should that be so.
+    pub trouble: Option<String>,
     /// It is being deleted.
     pub deleting: bool,
     /// Size of its volume.

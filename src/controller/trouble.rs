@@ -2,8 +2,9 @@
 //! both. Pure. The controller has no access to Secrets: that one is missing, only Events tell.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::names::reasons;
+use crate::names::{GROUP, reasons};
 use crate::wire::Outcome;
 
 use super::end::{self, sentence};
@@ -30,8 +31,46 @@ pub(super) struct ClaimView {
     pub storage_class_name: Option<String>,
     /// It is being deleted.
     pub deleting: bool,
+    /// Whose it is.
+    pub owner: ClaimOwner,
     /// Events about it.
     pub sightings: Vec<Sighting>,
+}
+
+/// Whose a claim is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ClaimOwner {
+    /// The Workspace's that it is named after.
+    #[default]
+    Workspace,
+    /// That of an earlier Workspace of this name: it goes when Kubernetes clears up after that one.
+    Earlier,
+    /// Somebody else's.
+    Stranger,
+}
+
+impl ClaimOwner {
+    /// Reads whose that claim is, which is named after that Workspace.
+    pub(super) fn of(claim: &ObjectMeta, workspace: &ObjectMeta) -> Self {
+        let owners = claim.owner_references.as_deref().unwrap_or_default();
+        if owners
+            .iter()
+            .any(|owner| Some(&owner.uid) == workspace.uid.as_ref())
+        {
+            return Self::Workspace;
+        }
+        let group = format!("{GROUP}/");
+        let is_earlier = owners.iter().any(|owner| {
+            owner.kind == "Workspace"
+                && owner.api_version.starts_with(&group)
+                && Some(&owner.name) == workspace.name.as_ref()
+        });
+        if is_earlier {
+            Self::Earlier
+        } else {
+            Self::Stranger
+        }
+    }
 }
 
 /// What a pending run waits for.
@@ -162,15 +201,36 @@ fn unprovisioned(pod: &PodView, claim: Option<&ClaimView>) -> Option<Waiting> {
     claim_trouble(claim)
 }
 
-/// What is wrong with a claim that has no volume yet.
+/// What keeps a claim's volume from being the Workspace's; one that has its volume is well, if it is the
+/// Workspace's own.
 pub(super) fn claim_trouble(claim: &ClaimView) -> Option<Waiting> {
+    let name = &claim.name;
+    match claim.owner {
+        ClaimOwner::Workspace => {}
+        ClaimOwner::Earlier => {
+            return Some(problem(
+                reasons::VOLUME,
+                format!(
+                    "PersistentVolumeClaim {name} is an earlier Workspace's of this name; a new one is made once it is gone."
+                ),
+            ));
+        }
+        ClaimOwner::Stranger => {
+            return Some(problem(
+                reasons::VOLUME,
+                format!(
+                    "PersistentVolumeClaim {name} is in the way that is not this Workspace's; delete it, or name another workspace in a new run (spec.workspace.name)."
+                ),
+            ));
+        }
+    }
     if claim.bound {
         return None;
     }
     if claim.deleting {
         return Some(problem(
             reasons::VOLUME,
-            format!("PersistentVolumeClaim {} is being deleted.", claim.name),
+            format!("PersistentVolumeClaim {name} is being deleted."),
         ));
     }
     let said = claim

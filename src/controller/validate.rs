@@ -272,6 +272,11 @@ fn branch_of(push: &Push, with: &Placeholders<'_>) -> Result<String, String> {
     Ok(branch)
 }
 
+/// Seconds of `limits.timeout`, where that is one.
+pub(super) fn timeout(run: &WorkflowRun) -> Option<u64> {
+    run.spec.limits.timeout.as_deref().and_then(seconds)
+}
+
 /// Seconds of a duration like `2h30m`, from one second to seven days.
 fn seconds(text: &str) -> Option<u64> {
     let mut total: u64 = 0;

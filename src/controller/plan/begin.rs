@@ -140,16 +140,26 @@ pub(super) fn attempted(
 fn queued(run: &WorkflowRun, wanted: &WorkspaceWanted, workspace: &WorkspaceView) -> Waiting {
     let name = &wanted.name;
     let mine = workspace.holder.as_deref() == run.metadata.uid.as_deref();
-    let (message, problem) = match &workspace.holder_name {
-        _ if workspace.deleting => (format!("Workspace {name} is being deleted."), true),
-        Some(holder) if !mine => (
+    let (reason, message, problem) = match (&workspace.holder_name, &workspace.trouble) {
+        _ if workspace.deleting => (
+            reasons::WORKSPACE,
+            format!("Workspace {name} is being deleted."),
+            true,
+        ),
+        (Some(holder), _) if !mine => (
+            reasons::WORKSPACE,
             format!("Workspace {name} is held by run {holder}; this run waits its turn."),
             true,
         ),
-        _ => (format!("Workspace {name} is being prepared."), false),
+        (_, Some(trouble)) => (reasons::VOLUME, trouble.clone(), true),
+        _ => (
+            reasons::WORKSPACE,
+            format!("Workspace {name} is being prepared."),
+            false,
+        ),
     };
     Waiting {
-        reason: reasons::WORKSPACE.to_owned(),
+        reason: reason.to_owned(),
         message,
         problem,
         since: run.metadata.creation_timestamp.as_ref().map(|time| time.0),

@@ -5,7 +5,7 @@ use crate::controller::end::{self, End, Stop};
 use crate::names::reasons;
 
 fn verdict(pod: &PodView, stop: Option<Stop>) -> (Phase, String) {
-    match end::read(pod, stop) {
+    match end::read(pod, stop, None) {
         End::Over(verdict) => (verdict.phase, verdict.reason),
         End::Lost { why, .. } => (Phase::Running, why),
     }
@@ -75,6 +75,17 @@ fn what_the_supervisor_could_not_say_is_told_from_the_pod() {
                 ..silent()
             },
             (Phase::Failed, reasons::TIMEOUT),
+        ),
+        (
+            "a deadline that passed before the agent started",
+            PodView {
+                reason: Some("DeadlineExceeded".to_owned()),
+                ..pod(1, json!({"phase": "Failed"}))
+            },
+            (
+                Phase::Running,
+                "its pod was ended by the node (DeadlineExceeded)",
+            ),
         ),
         (
             "evicted for its own use of the disk",
@@ -166,7 +177,7 @@ fn a_hostile_message_is_bounded() {
             .collect::<String>(),
     );
     // Cut in the middle, it is no JSON any more, and says so.
-    let End::Over(verdict) = end::read(&pod, None) else {
+    let End::Over(verdict) = end::read(&pod, None, None) else {
         panic!()
     };
     assert!(
@@ -176,7 +187,7 @@ fn a_hostile_message_is_bounded() {
     );
 
     termination.git.as_mut().unwrap().branch = "b".repeat(3000);
-    let End::Over(verdict) = end::read(&ended_pod(1, &said(&termination)), None) else {
+    let End::Over(verdict) = end::read(&ended_pod(1, &said(&termination)), None, None) else {
         panic!()
     };
     assert_eq!(verdict.reason, reasons::AGENT_CRASHED);
@@ -185,7 +196,8 @@ fn a_hostile_message_is_bounded() {
     assert!(read.usage.tokens.total() < 1 << 53);
     assert!(read.git.unwrap().branch.len() <= 255);
 
-    let End::Over(verdict) = end::read(&ended_pod(1, "{\"outcome\": \"completed\"}"), None) else {
+    let End::Over(verdict) = end::read(&ended_pod(1, "{\"outcome\": \"completed\"}"), None, None)
+    else {
         panic!()
     };
     assert_eq!(verdict.phase, Phase::Failed);

@@ -521,24 +521,3 @@ fn what_troubles_a_new_pod_is_told_of_in_one_write_with_the_pod() {
             .contains("Insufficient cpu")
     );
 }
-
-#[test]
-fn a_checkout_that_can_not_work_fails_at_once() {
-    let run = attempted(json!({}));
-    let failed = termination(Outcome::Failed, reasons::AUTHENTICATION_FAILED);
-    let mut status = status(
-        "supervisor",
-        json!({"waiting": {"reason": "CrashLoopBackOff"}}),
-    );
-    status["lastState"] = terminated(1, "Error", &said(&failed));
-    let pod = pod(
-        1,
-        json!({"phase": "Pending", "conditions": conditions(true), "initContainerStatuses": [status]}),
-    );
-    let plan = decide(&with_pod(run, pod), 10);
-    assert_eq!(
-        says(&plan),
-        (Phase::Failed, reasons::AUTHENTICATION_FAILED.to_owned())
-    );
-    assert!(plan.status.as_ref().unwrap().start_time.is_none());
-}

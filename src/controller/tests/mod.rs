@@ -1,6 +1,7 @@
 //! Tests of the pure parts: what is decided, state by state, and what can never be decided.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod clearing;
 mod ends;
 mod lifecycle;
 mod pods;
@@ -8,6 +9,7 @@ mod purity;
 mod simulation;
 mod starts;
 mod statuses;
+mod time_limits;
 mod troubles;
 mod workspaces;
 
@@ -312,6 +314,7 @@ fn workspace(holder: Option<(&str, &str)>) -> WorkspaceView {
         holder: holder.map(|(uid, _)| uid.to_owned()),
         holder_name: holder.map(|(_, name)| name.to_owned()),
         claim_name: Some("workspace-hello".to_owned()),
+        trouble: None,
         deleting: false,
         size: "1Gi".to_owned(),
         storage_class_name: None,

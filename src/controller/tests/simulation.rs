@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::controller::shapes::{Ledger, Unprotect};
+use crate::controller::view::Ended;
 use crate::names::reasons;
 
 /// An API server with one run, its pods and a ledger.
@@ -40,6 +41,8 @@ enum Step {
         effects: usize,
     },
     AgentStarts,
+    /// The supervisor says that its checkout can't work; the kubelet would start it again.
+    CheckoutFails,
     PodCompletes,
     PodFails,
     PodStopped,
@@ -56,6 +59,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0..3_usize, prop_oneof![4 => Just(usize::MAX), 1 => 0..6_usize])
             .prop_map(|(age, effects)| Step::Reconcile { age, effects }),
         4 => Just(Step::AgentStarts),
+        1 => Just(Step::CheckoutFails),
         2 => Just(Step::PodCompletes),
         1 => Just(Step::PodFails),
         2 => Just(Step::PodStopped),
@@ -289,6 +293,9 @@ impl World {
     fn ends(&mut self, outcome: Outcome, reason: &str) {
         let message = said(&termination(outcome, reason));
         if let Some(pod) = self.live() {
+            // A checkout that can't work does not come about later.
+            let failed = pod.supervisor.last.as_ref();
+            let message = failed.map_or(message, |failed| failed.message.clone());
             let model = ended_pod(pod.attempt, &message);
             let was_started = pod.agent_started().is_some();
             pod.phase = model.phase;
@@ -316,11 +323,22 @@ impl World {
             }
             Step::AgentStarts => {
                 let since = at(self.clock);
-                if let Some(pod) = self.live().filter(|pod| !pod.deleting) {
+                let may = |pod: &&mut PodView| !pod.deleting && pod.supervisor.last.is_none();
+                if let Some(pod) = self.live().filter(may) {
                     pod.phase = "Running".to_owned();
                     pod.scheduled = true;
                     pod.supervisor.started = true;
                     pod.agent.running = Some(since);
+                }
+            }
+            Step::CheckoutFails => {
+                let message = said(&termination(Outcome::Failed, reasons::CHECKOUT_FAILED));
+                if let Some(pod) = self.live().filter(|pod| pod.agent.running.is_none()) {
+                    pod.supervisor.last = Some(Ended {
+                        code: 1,
+                        message,
+                        ..Ended::default()
+                    });
                 }
             }
             Step::PodCompletes => self.ends(Outcome::Completed, reasons::COMPLETED),
@@ -331,12 +349,14 @@ impl World {
                 }
             }
             Step::PodForcedAway => {
-                // Somebody takes the finalizer off by hand; of pods that are known and have not ended: an
-                // end may be in the ledger before it is in the status, and a controller cut off in
-                // between has only the pod to read it from again.
+                // Somebody takes the finalizer off by hand; of pods that are known and have not come to
+                // an end: that may be in the ledger before it is in the status, and a controller cut
+                // off in between has only the pod to read it from again.
                 let known = self.run.status.as_ref().and_then(|s| s.pod_uid.clone());
+                let is_at_its_end =
+                    |pod: &PodView| pod.has_ended() || pod.supervisor.last.is_some();
                 self.pods
-                    .retain(|_, pod| pod.has_ended() || Some(&pod.uid) != known.as_ref());
+                    .retain(|_, pod| is_at_its_end(pod) || Some(&pod.uid) != known.as_ref());
             }
             Step::PodDeletedBySomebody => {
                 if let Some(pod) = self.live() {
@@ -373,6 +393,7 @@ impl World {
         assert!(live <= 1, "{live} pods at once");
         if self.gone && self.protected {
             assert!(self.row.is_some(), "it went without a row");
+            assert_eq!(live, 0, "it went before its pod, which has the volume");
         }
     }
 }

@@ -91,9 +91,23 @@ fn a_run_waits_for_its_workspace() {
     assert_eq!(condition(&plan, kinds::WORKSPACE_READY), "True");
     let leaving = WorkspaceView {
         deleting: true,
-        ..mine
+        ..mine.clone()
     };
     assert!(decide(&with(leaving), 1).pod.is_none());
+
+    let without = WorkspaceView {
+        claim_name: None,
+        trouble: Some("Somebody else's claim is in the way.".to_owned()),
+        ..mine
+    };
+    let plan = decide(&with(without), 1);
+    assert!(plan.pod.is_none());
+    assert_eq!(says(&plan), (Phase::Pending, reasons::VOLUME.to_owned()));
+    let message = plan.status.unwrap().message;
+    assert_eq!(
+        message.as_deref(),
+        Some("Somebody else's claim is in the way.")
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::api::Workspace;
 use crate::api::workspace::WorkspacePhase;
-use crate::controller::trouble::{ClaimView, Sighting};
+use crate::controller::trouble::{ClaimOwner, ClaimView, Sighting};
 use crate::controller::workspace::plan::{Candidate, Observed, Plan, plan};
 use crate::names::reasons;
 
@@ -163,4 +163,64 @@ fn a_claim_in_trouble_is_said() {
     assert_eq!(status.phase, WorkspacePhase::Pending);
     assert_eq!(status.conditions[0].reason, reasons::MISSING_STORAGE_CLASS);
     assert_eq!(status.conditions[0].status, "False");
+}
+
+/// Whose a claim is that says so of its owner.
+fn owner(uid: &str, kind: &str, name: &str) -> ClaimOwner {
+    let claim = json!({"ownerReferences": [
+        {"apiVersion": "runledger.dev/v1alpha1", "kind": kind, "name": name, "uid": uid},
+    ]});
+    let claim = serde_json::from_value(claim).unwrap();
+    ClaimOwner::of(&claim, &place(json!({})).metadata)
+}
+
+#[test]
+fn a_claim_is_the_workspaces_by_its_uid_and_not_by_its_name() {
+    assert_eq!(owner("w-uid", "Workspace", "w"), ClaimOwner::Workspace);
+    assert_eq!(owner("old-uid", "Workspace", "w"), ClaimOwner::Earlier);
+    assert_eq!(owner("old-uid", "Workspace", "v"), ClaimOwner::Stranger);
+    assert_eq!(owner("old-uid", "StatefulSet", "w"), ClaimOwner::Stranger);
+    let own = place(json!({})).metadata;
+    assert_eq!(
+        ClaimOwner::of(&Default::default(), &own),
+        ClaimOwner::Stranger
+    );
+    let unmade = Workspace::new("w", serde_json::from_value(json!({})).unwrap()).metadata;
+    assert_eq!(
+        ClaimOwner::of(&Default::default(), &unmade),
+        ClaimOwner::Stranger
+    );
+}
+
+#[test]
+fn a_claim_that_is_not_the_workspaces_is_given_to_no_run_and_said() {
+    for (owner, says) in [
+        (ClaimOwner::Earlier, "an earlier Workspace's"),
+        (ClaimOwner::Stranger, "delete it"),
+    ] {
+        let mut strange = state(place(json!({})), vec![candidate("a", 1)]);
+        let claim = strange.claim.as_mut().unwrap();
+        (claim.owner, claim.bound) = (owner, true);
+        let decided = plan(&strange, at(10));
+        let status = decided.status.as_ref().unwrap();
+        assert_eq!(status.claim_name, None);
+        assert_eq!(status.phase, WorkspacePhase::Pending);
+        assert_eq!(status.conditions[0].status, "False");
+        let said = &status.conditions[0].message;
+        assert!(
+            said.contains("workspace-w") && said.contains(says),
+            "{said}"
+        );
+        assert!(decided.claim.is_none() && decided.again.is_some());
+
+        // It has gone, and the Workspace's own is made.
+        strange.workspace = Arc::new(settle(&strange, &decided));
+        strange.claim = None;
+        let decided = plan(&strange, at(20));
+        assert_eq!(decided.claim.as_deref(), Some("workspace-w"));
+        let status = decided.status.unwrap();
+        assert_eq!(status.claim_name.as_deref(), Some("workspace-w"));
+        assert_eq!(status.phase, WorkspacePhase::InUse);
+        assert_eq!(decided.again, None);
+    }
 }

@@ -1,6 +1,7 @@
 //! Carries the plan for a Workspace out. Effects only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements,
@@ -14,22 +15,32 @@ use crate::api::workspace::WorkspaceStatus;
 use crate::controller::context::Context;
 use crate::controller::error::{Error, answer};
 use crate::controller::naming;
+use crate::controller::trouble::ClaimOwner;
 use crate::controller::write::Writer;
 use crate::names::{finalizers, labels};
 
 use super::plan::Plan;
+
+/// What came of a plan.
+pub(super) enum Applied {
+    /// It is carried out; when to look again, should nothing happen before.
+    Done(Option<Duration>),
+    /// A claim of that name is there already and not the Workspace's: another plan is needed.
+    InTheWay(Box<PersistentVolumeClaim>),
+}
 
 /// Carries the plan out.
 pub(super) async fn apply(
     context: &Context,
     workspace: Arc<Workspace>,
     plan: Plan,
-) -> Result<(), Error> {
+) -> Result<Applied, Error> {
     let Plan {
         protect,
         claim,
         status,
         unprotect,
+        again,
     } = plan;
     let namespace = workspace
         .namespace()
@@ -38,8 +49,10 @@ pub(super) async fn apply(
     if protect {
         workspace = finalizer(context, &workspace, &namespace, true).await?;
     }
-    if let Some(claim) = claim {
-        make_claim(context, &workspace, &namespace, &claim).await?;
+    if let Some(claim) = claim
+        && let Some(there) = make_claim(context, &workspace, &namespace, &claim).await?
+    {
+        return Ok(Applied::InTheWay(Box::new(there)));
     }
     if let Some(status) = status {
         workspace = write_status(context, &workspace, &namespace, *status).await?;
@@ -47,7 +60,7 @@ pub(super) async fn apply(
     if unprotect {
         finalizer(context, &workspace, &namespace, false).await?;
     }
-    Ok(())
+    Ok(Applied::Done(again))
 }
 
 async fn finalizer(
@@ -77,28 +90,21 @@ async fn finalizer(
     }
 }
 
+/// Makes the claim, or finds it made. Returns one that is there and not the Workspace's.
 async fn make_claim(
     context: &Context,
     workspace: &Workspace,
     namespace: &str,
     name: &str,
-) -> Result<(), Error> {
+) -> Result<Option<PersistentVolumeClaim>, Error> {
     // The cache may be behind; a claim that was asked for once is looked for before it is asked for
     // again.
     let asked = workspace
         .status
         .as_ref()
-        .is_some_and(|status| status.claim_name.is_some());
-    if asked {
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
-        let there = api
-            .get_opt(name)
-            .await
-            .map_err(Error::doing(format!("look for claim {name}")))?;
-        if let Some(there) = there {
-            context.written.claims.put(there);
-            return Ok(());
-        }
+        .is_some_and(|status| !status.conditions.is_empty());
+    if asked && let Some(there) = live_claim(context, namespace, name).await? {
+        return Ok(checked(context, workspace, there));
     }
     let mut claim = claim(workspace, namespace, name);
     let writer = Writer::new(&context.client, namespace);
@@ -106,11 +112,38 @@ async fn make_claim(
         Ok(meta) => {
             claim.metadata = meta;
             context.written.claims.put(claim);
-            Ok(())
+            Ok(None)
         }
-        Err(error) if answer(&error).is_some_and(kube::core::Status::is_already_exists) => Ok(()),
+        Err(error) if answer(&error).is_some_and(kube::core::Status::is_already_exists) => {
+            let there = live_claim(context, namespace, name).await?;
+            Ok(checked(context, workspace, there.ok_or(Error::Stale)?))
+        }
         Err(error) => Err(Error::doing(format!("make claim {name}"))(error)),
     }
+}
+
+async fn live_claim(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<PersistentVolumeClaim>, Error> {
+    Api::namespaced(context.client.clone(), namespace)
+        .get_opt(name)
+        .await
+        .map_err(Error::doing(format!("look for claim {name}")))
+}
+
+/// Remembers the claim where it is the Workspace's, or else gives it back.
+fn checked(
+    context: &Context,
+    workspace: &Workspace,
+    claim: PersistentVolumeClaim,
+) -> Option<PersistentVolumeClaim> {
+    if ClaimOwner::of(&claim.metadata, &workspace.metadata) != ClaimOwner::Workspace {
+        return Some(claim);
+    }
+    context.written.claims.put(claim);
+    None
 }
 
 /// ReadWriteOnce: every driver knows it, and it is the holder that keeps a second pod away.

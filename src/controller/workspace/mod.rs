@@ -4,8 +4,10 @@ mod apply;
 pub(super) mod plan;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 
@@ -15,17 +17,34 @@ use super::context::Context;
 use super::error::Error;
 use super::plan as runs;
 use super::{naming, observe};
+use apply::Applied;
 use plan::{Candidate, Observed};
 
-/// Looks at one Workspace, decides, and does it.
-pub(super) async fn reconcile(cached: Arc<Workspace>, context: &Context) -> Result<(), Error> {
-    let observed = observe(context, cached)?;
-    let workspace = observed.workspace.clone();
-    let plan = plan::plan(&observed, Timestamp::now());
-    apply::apply(context, workspace, plan).await
+/// Looks at one Workspace, decides, and does it. Returns when to look again, should nothing happen
+/// before.
+pub(super) async fn reconcile(
+    cached: Arc<Workspace>,
+    context: &Context,
+) -> Result<Option<Duration>, Error> {
+    let mut in_the_way = None;
+    // A claim that is in the way is known only once it was tried to make it; the second plan says so.
+    for _ in 0..2 {
+        let observed = observe(context, cached.clone(), in_the_way.as_deref())?;
+        let workspace = observed.workspace.clone();
+        let plan = plan::plan(&observed, Timestamp::now());
+        match apply::apply(context, workspace, plan).await? {
+            Applied::Done(again) => return Ok(again),
+            Applied::InTheWay(claim) => in_the_way = Some(claim),
+        }
+    }
+    Ok(Some(Duration::from_secs(1)))
 }
 
-fn observe(context: &Context, cached: Arc<Workspace>) -> Result<Observed, Error> {
+fn observe(
+    context: &Context,
+    cached: Arc<Workspace>,
+    in_the_way: Option<&PersistentVolumeClaim>,
+) -> Result<Observed, Error> {
     let namespace = cached.namespace().ok_or(Error::Incomplete("a namespace"))?;
     let name = cached.name_any();
     let workspace = context
@@ -33,8 +52,11 @@ fn observe(context: &Context, cached: Arc<Workspace>) -> Result<Observed, Error>
         .workspaces
         .newest(&namespace, &name, Some(cached.clone()))
         .unwrap_or(cached);
-    let claim = observe::cached_claim(context, &namespace, &naming::claim(&name))
-        .map(|claim| observe::claim_view(context, &claim));
+    let claim = observe::cached_claim(context, &namespace, &naming::claim(&name));
+    let claim = claim
+        .as_deref()
+        .or(in_the_way)
+        .map(|claim| observe::claim_view(context, &workspace, claim));
     let runs = context
         .stores
         .index

@@ -2,22 +2,26 @@
 //! was there first first. Pure and total.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::Workspace;
 use crate::api::workspace::{WorkspacePhase, WorkspaceStatus};
-use crate::controller::trouble::{self, ClaimView};
+use crate::controller::trouble::{self, ClaimOwner, ClaimView};
 use crate::controller::{naming, status};
 use crate::names::{conditions, finalizers};
+
+/// How often a claim that is in the way is looked at: of those that aren't ours the watch tells nothing.
+const IN_THE_WAY: Duration = Duration::from_secs(10);
 
 /// What was observed of a Workspace.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed {
     /// The Workspace, as new as anyone here has seen it.
     pub workspace: Arc<Workspace>,
-    /// Its claim, should it be there.
+    /// The claim of its name, should it be there.
     pub claim: Option<ClaimView>,
     /// Runs that name it.
     pub runs: Vec<Candidate>,
@@ -51,6 +55,8 @@ pub(crate) struct Plan {
     pub status: Option<Box<WorkspaceStatus>>,
     /// Take our finalizer off the Workspace.
     pub unprotect: bool,
+    /// When to look again, should nothing happen before.
+    pub again: Option<Duration>,
 }
 
 /// Decides.
@@ -75,7 +81,9 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let claim_name = naming::claim(name);
     let holder = holder(observed, &old, deleting);
     let mut new = old.clone();
-    new.claim_name = Some(claim_name.clone());
+    let is_own = (observed.claim.as_ref()).is_none_or(|claim| claim.owner == ClaimOwner::Workspace);
+    // Nobody's files but the Workspace's own are worked on.
+    new.claim_name = is_own.then(|| claim_name.clone());
     new.holder = holder.map(|run| run.uid.clone());
     new.holder_name = holder.map(|run| run.name.clone());
     let waiting = observed
@@ -98,7 +106,7 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Plan {
         Some(trouble) => (false, trouble.reason.as_str(), trouble.message.as_str()),
         None => (true, "Usable", ""),
     };
-    if trouble.is_some() && holder.is_none() {
+    if trouble.is_some() && (holder.is_none() || !is_own) {
         new.phase = WorkspacePhase::Pending;
     }
     new.observed_generation = workspace.metadata.generation;
@@ -117,6 +125,7 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Plan {
         claim: (observed.claim.is_none() && !deleting).then_some(claim_name),
         status: (new != old).then(|| Box::new(new)),
         unprotect: false,
+        again: (!is_own).then_some(IN_THE_WAY),
     }
 }
 
