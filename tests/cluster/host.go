@@ -37,11 +37,16 @@ type host struct {
 	mounts       string // its mountinfo
 }
 
-// checkHost refuses what can't work, with a sentence that says what to do.
-func checkHost() error {
+// checkHost refuses what can't work, with a sentence that says what to do. Room is needed by what is to be made, not
+// by a cluster that has taken it already.
+func checkHost(room bool) error {
 	base := nearestExisting(baseDir())
 	mounts, _ := os.ReadFile(mountsFile)
-	return host{runtime.GOOS, os.Geteuid(), base, freeDisk(base), availableMemory(), string(mounts)}.check()
+	h := host{runtime.GOOS, os.Geteuid(), base, freeDisk(base), availableMemory(), string(mounts)}
+	if err := h.check(); err != nil || !room {
+		return err
+	}
+	return h.checkRoom()
 }
 
 func (h host) check() error {
@@ -51,14 +56,18 @@ func (h host) check() error {
 	if h.user != 0 {
 		return errors.New("the test cluster makes namespaces, cgroups and network interfaces: run it as root (sudo -E)")
 	}
+	_, err := cgroupMounts(h.mounts)
+	return err
+}
+
+func (h host) checkRoom() error {
 	if h.disk < minimumDisk {
 		return fmt.Errorf("the cluster needs %d GB on the disk of %s, of which %d GB are free: free some, or set RUNLEDGER_CLUSTERS to another disk", minimumDisk>>30, h.base, h.disk>>30)
 	}
 	if h.memory < minimumMemory {
 		return fmt.Errorf("the cluster needs %d GB of memory, of which %.1f GB are available: end something, or use a larger machine", minimumMemory>>30, float64(h.memory)/(1<<30))
 	}
-	_, err := cgroupMounts(h.mounts)
-	return err
+	return nil
 }
 
 // missingPackages lists the Debian packages of the programs that are not there.
@@ -76,8 +85,17 @@ func missingPackages() []string {
 	return missing
 }
 
+// install keeps what comes with a package from starting as a service: the cluster runs a containerd of its own.
+const install = `set -e
+. "$0/lib.sh"
+. "$0/daemons.sh"
+loud_daemons >&2
+quiet_daemons >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get -o DPkg::Lock::Timeout=300 -q update 2>&1 || true # an old list may be good enough
+apt-get -o DPkg::Lock::Timeout=300 -qy --no-install-recommends install "$@" 2>&1`
+
 // installPackages never touches a package whose program is there, so a containerd or Docker that runs is left alone.
-// A containerd that it does install starts as a service where there is systemd; the cluster runs its own beside it.
 func installPackages(missing []string) error {
 	if len(missing) == 0 {
 		return nil
@@ -88,16 +106,10 @@ func installPackages(missing []string) error {
 	done := progress("installing " + strings.Join(missing, " "))
 	defer done()
 	var log strings.Builder
-	for _, args := range [][]string{
-		{"-o", "DPkg::Lock::Timeout=300", "-q", "update"},
-		append([]string{"-o", "DPkg::Lock::Timeout=300", "-qy", "--no-install-recommends", "install"}, missing...),
-	} {
-		cmd := exec.Command("apt-get", args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		cmd.Stdout, cmd.Stderr = &log, &log
-		if err := cmd.Run(); err != nil && args[len(args)-1] != "update" { // an old list may be good enough
-			return fmt.Errorf("apt-get install %s: %w\n%s", strings.Join(missing, " "), err, lastLines(log.String(), 15))
-		}
+	cmd := exec.Command("bash", append([]string{"-c", install, filepath.Dir(sourceDir)}, missing...)...)
+	cmd.Stdout, cmd.Stderr = &log, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("apt-get install %s: %w\n%s", strings.Join(missing, " "), err, lastLines(log.String(), 15))
 	}
 	if still := missingPackages(); len(still) > 0 {
 		return fmt.Errorf("still missing after apt-get install: %s", strings.Join(still, " "))

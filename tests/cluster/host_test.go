@@ -2,6 +2,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +22,7 @@ const (
 
 func TestHostThatCannotCarryAClusterIsToldWhatToDo(t *testing.T) {
 	good := host{"linux", 0, "/var/lib", minimumDisk, minimumMemory, v1Mounts}
-	if err := good.check(); err != nil {
+	if err := errors.Join(good.check(), good.checkRoom()); err != nil {
 		t.Errorf("a good host: %v", err)
 	}
 	for sentence, change := range map[string]func(*host){
@@ -33,7 +34,7 @@ func TestHostThatCannotCarryAClusterIsToldWhatToDo(t *testing.T) {
 	} {
 		bad := good
 		change(&bad)
-		if err := bad.check(); err == nil || !strings.Contains(err.Error(), sentence) {
+		if err := errors.Join(bad.check(), bad.checkRoom()); err == nil || !strings.Contains(err.Error(), sentence) {
 			t.Errorf("%q: %v", sentence, err)
 		}
 	}
@@ -61,6 +62,49 @@ func TestMissingProgramsAreNamedByTheirPackages(t *testing.T) {
 	// And where no apt-get is, nothing is tried.
 	if err := installPackages(missing); err == nil || !strings.Contains(err.Error(), "with your system's package manager: "+strings.Join(missing, " ")) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestPackagesAreInstalledWithoutStartingTheirDaemons(t *testing.T) {
+	dir := t.TempDir()
+	policy, seen := filepath.Join(dir, "policy-rc.d"), filepath.Join(dir, "seen")
+	t.Setenv("policy", policy)
+	t.Setenv("no_cluster", filepath.Join(dir, "createcluster", "runledger.conf"))
+	script := "#!/bin/sh\ncat '" + policy + "' >>'" + seen + "'\necho \"$@\" >>'" + seen + "'\n"
+	if err := os.WriteFile(filepath.Join(dir, "apt-get"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	err := installPackages([]string{"a", "b"})
+	if err != nil && !strings.Contains(err.Error(), "still missing") { // as it may be, here
+		t.Error(err)
+	}
+	said, _ := os.ReadFile(seen)
+	if lines := string(said); strings.Count(lines, "exit 101\n") != 2 || !strings.HasSuffix(lines, " install a b\n") {
+		t.Errorf("apt-get saw and was asked:\n%s", lines)
+	}
+	if _, err := os.Stat(policy); err == nil {
+		t.Error("the policy stays")
+	}
+}
+
+func TestOnlyAClusterThatIsToBeMadeNeedsRoom(t *testing.T) {
+	self, err := identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := &state{Complete: true, Boot: bootID(), Keeper: self, Init: self}
+	if !there.lives() {
+		t.Error("it lives, and needs no more than it has")
+	}
+	unfinished, ended, rebooted := *there, *there, *there
+	unfinished.Complete = false
+	ended.Init = process{}
+	rebooted.Boot = "another"
+	for _, s := range []*state{nil, &unfinished, &ended, &rebooted} {
+		if s.lives() {
+			t.Errorf("%+v does not live", s)
+		}
 	}
 }
 

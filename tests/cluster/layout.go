@@ -52,6 +52,11 @@ type state struct {
 	Complete bool    `json:"complete"` // `up` saw it working
 }
 
+// lives is whether the cluster was seen working and still has its processes.
+func (s *state) lives() bool {
+	return s != nil && s.Complete && s.Boot == bootID() && s.Keeper.alive() && s.Init.alive()
+}
+
 func baseDir() string {
 	if dir := os.Getenv("RUNLEDGER_CLUSTERS"); dir != "" {
 		return dir

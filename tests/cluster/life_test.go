@@ -129,6 +129,21 @@ func TestUpThatIsKilledLeavesNothing(t *testing.T) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	mustUp(t, c)
+	// And a down that is killed in the middle is finished by the next, which is the test's last step.
+	before := c.load()
+	cmd = clusterCommand(c, "down")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); before.Keeper.alive() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if before.Keeper.alive() {
+		t.Error("it had not begun")
+	}
+	t.Logf("killed in the middle, it left:\n%s", strings.Join(traces(t, c), "\n"))
 }
 
 func TestClusterGoesWithItsOwnerAndEgressWithIt(t *testing.T) {

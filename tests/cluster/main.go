@@ -119,7 +119,7 @@ func withCluster(c cluster, s *state, command string, args []string) error {
 // running returns the state of a cluster that was completed and still has its processes.
 func running(c cluster) (*state, error) {
 	s := c.load()
-	if s == nil || !s.Complete || s.Boot != bootID() || !s.Keeper.alive() || !s.Init.alive() {
+	if !s.lives() {
 		return nil, fmt.Errorf("cluster %s is not up", c.name)
 	}
 	return s, nil

@@ -24,7 +24,7 @@ type upOptions struct {
 }
 
 func up(c cluster, o upOptions) error {
-	if err := checkHost(); err != nil {
+	if err := checkHost(!c.load().lives()); err != nil {
 		return err
 	}
 	missing := missingPackages()
@@ -44,7 +44,7 @@ func up(c cluster, o upOptions) error {
 	}
 	defer lock.Close()
 
-	if s := c.load(); s != nil && s.Complete && s.Boot == bootID() && s.Keeper.alive() && s.Init.alive() {
+	if s := c.load(); s.lives() {
 		if s.Egress != o.egress {
 			return fmt.Errorf("cluster %s is up with egress %t: take it down first", c.name, s.Egress)
 		}
@@ -64,6 +64,10 @@ func up(c cluster, o upOptions) error {
 		say("removing what an earlier attempt left of cluster %s", c.name)
 	}
 	if err := clean(c); err != nil {
+		return err
+	}
+	// Of a cluster that was up, it was not asked before: its room was its own.
+	if err := checkHost(true); err != nil {
 		return err
 	}
 	if err := create(c, o, bin); err != nil {
