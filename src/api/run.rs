@@ -225,7 +225,7 @@ pub enum DesiredState {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
-    /// Of the agent's container.
+    /// Of the agent's container, in the place of the controller's defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rules::resources")]
     pub resources: Option<ResourceRequirements>,

@@ -1,6 +1,7 @@
 //! What the controller was told about its surroundings: defaults for what a run leaves out, and
 //! addresses that every pod needs. Plain data, so that the pure parts can take it.
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use url::Url;
 
 /// Defaults and addresses.
@@ -19,6 +20,10 @@ pub struct Config {
     pub model: Option<String>,
     /// Most turns, where a run sets none.
     pub max_turns: Option<u32>,
+    /// Resources of the agent's container, where a run names none.
+    pub agent_resources: Option<ResourceRequirements>,
+    /// Size of the agent's `/tmp`, which is on its node's disk.
+    pub agent_tmp_size: String,
     /// Base URL of the model's API.
     pub model_url: Url,
     /// PEM bundle that the API's certificate may chain to, beside the public roots.

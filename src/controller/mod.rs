@@ -48,7 +48,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ResourceRequirements};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
@@ -93,6 +93,12 @@ pub struct Args {
     /// Most turns, where a run sets none.
     #[arg(long)]
     pub agent_max_turns: Option<u32>,
+    /// Resources of the agent's container as JSON (requests and limits), where a run names none.
+    #[arg(long, value_name = "JSON", value_parser = resources)]
+    pub agent_resources: Option<ResourceRequirements>,
+    /// Size of the agent's /tmp, which is on its node's disk; an agent that writes more is evicted.
+    #[arg(long, value_name = "SIZE", default_value = "10Gi")]
+    pub agent_tmp_size: String,
     /// Base URL of the model's Messages API.
     #[arg(long, default_value = "https://api.anthropic.com")]
     pub model_url: Url,
@@ -177,11 +183,17 @@ fn configuration(args: &Args) -> Result<Config, Error> {
         model_secret: args.agent_secret.clone(),
         model: args.agent_model.clone(),
         max_turns: args.agent_max_turns,
+        agent_resources: args.agent_resources.clone(),
+        agent_tmp_size: args.agent_tmp_size.clone(),
         model_url: args.model_url.clone(),
         model_ca,
         server_url: args.server_url.clone(),
         flush_timeout_seconds: args.flush_timeout,
     })
+}
+
+fn resources(json: &str) -> Result<ResourceRequirements, serde_json::Error> {
+    serde_json::from_str(json)
 }
 
 /// Name of this cluster in the ledger: as given, else what never changes and no other has.

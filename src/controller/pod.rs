@@ -140,7 +140,7 @@ fn spec(resolved: &Resolved, claim: Option<&str>, config: &Config) -> PodSpec {
             .then(|| resolved.image_pull_secrets.clone()),
         init_containers: Some(vec![supervisor(resolved, config)]),
         containers: vec![agent(resolved, config)],
-        volumes: Some(volumes::volumes(resolved, claim)),
+        volumes: Some(volumes::volumes(resolved, claim, &config.agent_tmp_size)),
         ..PodSpec::default()
     }
 }

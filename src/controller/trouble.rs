@@ -1,5 +1,5 @@
 //! What a pod waits for before its agent starts, read from the pod, its claim and the Events about
-//! both. Pure. The controller has no access to Secrets: that one is missing, only Events tell.
+//! both. Pure. The controller may not read Secrets: that one is missing, only Events tell.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -214,7 +214,9 @@ pub(super) fn resolve(run: &WorkflowRun, config: &Config) -> Result<Resolved, Ve
         model_secret,
         agent,
         timeout_seconds,
-        resources: template.resources,
+        resources: template
+            .resources
+            .or_else(|| config.agent_resources.clone()),
         node_selector: template.node_selector,
         tolerations: template.tolerations,
         runtime_class_name: template.runtime_class_name,

@@ -83,6 +83,7 @@ fn suite() -> Vec<Test> {
         shared!(references::missing_secrets_are_named_and_the_runs_go_on_when_they_appear),
         shared!(references::a_missing_config_map_is_named_and_the_run_goes_on_when_it_appears),
         shared!(references::a_missing_storage_class_is_named_and_the_run_goes_on_when_it_appears),
+        shared!(references::somebody_elses_claim_is_not_touched_and_the_run_goes_on_when_it_is_out_of_the_way),
         shared!(references::an_image_that_cannot_be_pulled_is_named_and_the_run_goes_on_when_it_is_there),
         shared!(references::an_unreachable_repository_is_named_and_the_run_goes_on_when_it_answers),
         shared!(references::a_wrong_password_is_named_and_the_run_goes_on_with_the_right_one),

@@ -176,6 +176,31 @@ pub(crate) async fn a_missing_storage_class_is_named_and_the_run_goes_on_when_it
     end
 }
 
+pub(crate) async fn somebody_elses_claim_is_not_touched_and_the_run_goes_on_when_it_is_out_of_the_way(
+    case: Case,
+) -> Result<()> {
+    let space = case.space("claim").await?;
+    let claim = "workspace-place";
+    space
+        .apply(&json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim, "namespace": space.namespace},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        }))
+        .await?;
+    let run = space
+        .start(Manifest::new(&space, "run", "limited").set("workspace.name", "place"))
+        .await?;
+    told(&run, Instant::now(), reasons::VOLUME, claim).await?;
+    let pods = space.world.api::<Pod>(&space.namespace);
+    let made = pods.list(&ListParams::default()).await?.items.len();
+    ensure!(made == 0, "{made} pods were made that could mount it");
+    space
+        .kubectl(&["delete", "persistentvolumeclaim", claim], None)
+        .await?;
+    goes_on(&run).await
+}
+
 pub(crate) async fn an_image_that_cannot_be_pulled_is_named_and_the_run_goes_on_when_it_is_there(
     case: Case,
 ) -> Result<()> {

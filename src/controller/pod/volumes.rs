@@ -11,12 +11,12 @@ use crate::controller::validate::{Resolved, Task};
 use crate::names::{TOKEN_AUDIENCE, annotations};
 
 /// All of them; the workspace is that claim, or an emptyDir where absent.
-pub(super) fn volumes(resolved: &Resolved, claim: Option<&str>) -> Vec<Volume> {
+pub(super) fn volumes(resolved: &Resolved, claim: Option<&str>, tmp_size: &str) -> Vec<Volume> {
     let mut volumes = vec![
         workspace(resolved, claim),
         empty("bin", None, None),
         empty("door", Some("Memory"), Some("1Mi")),
-        empty("agent-tmp", None, None),
+        empty("agent-tmp", None, Some(tmp_size)),
         given_volume(resolved),
         model_volume(resolved),
     ];

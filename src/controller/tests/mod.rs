@@ -42,6 +42,8 @@ fn config() -> Config {
         model_secret: "anthropic".to_owned(),
         model: None,
         max_turns: None,
+        agent_resources: None,
+        agent_tmp_size: "10Gi".to_owned(),
         model_url: "https://api.anthropic.com".parse().unwrap(),
         model_ca: None,
         server_url: "https://runledger-server.runledger-system.svc:8443"

@@ -5,7 +5,7 @@ use crate::api::repository::OnReuse;
 use crate::controller::{pod as build, validate};
 use crate::names::annotations;
 use crate::pod::{Assignment, paths};
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeProjection};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeProjection};
 
 fn pod_of(run: &WorkflowRun, claim: Option<&str>) -> Pod {
     let resolved = validate::resolve(run, &config()).unwrap();
@@ -270,4 +270,35 @@ fn a_run_without_a_lasting_volume_gets_an_empty_one_of_its_size() {
         volume.persistent_volume_claim.as_ref().unwrap().claim_name,
         "c"
     );
+}
+
+#[test]
+fn an_agent_is_bounded_by_the_runs_own_resources_or_else_by_the_controllers() {
+    let bounded = Config {
+        agent_resources: Some(
+            serde_json::from_value(json!({"limits": {"memory": "4Gi"}})).unwrap(),
+        ),
+        agent_tmp_size: "3Gi".to_owned(),
+        ..config()
+    };
+    let spec_of = |run: &WorkflowRun| {
+        let resolved = validate::resolve(run, &bounded).unwrap();
+        let pod = build::build(run, &resolved, 1, None, "CA", &bounded).unwrap();
+        pod.spec.unwrap()
+    };
+    let spec = spec_of(&run(json!({})));
+    let limits = |spec: &PodSpec| {
+        let resources = spec.containers[0].resources.clone().unwrap();
+        serde_json::to_value(resources).unwrap()
+    };
+    assert_eq!(limits(&spec), json!({"limits": {"memory": "4Gi"}}));
+    let volumes = serde_json::to_value(&spec.volumes).unwrap();
+    let tmp = (volumes.as_array().unwrap().iter()).find(|volume| volume["name"] == "agent-tmp");
+    assert_eq!(tmp.unwrap()["emptyDir"]["sizeLimit"], "3Gi");
+
+    let own = json!({"requests": {"memory": "8Gi"}});
+    let spec = spec_of(&run(
+        json!({"spec": {"podTemplate": {"resources": own.clone()}}}),
+    ));
+    assert_eq!(limits(&spec), own, "they would not fit the defaults");
 }
