@@ -17,6 +17,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use uuid::Uuid;
 
 use crate::database::migrated;
+use crate::shapes::at;
 
 /// Keeps what Postgres tells of its plans.
 #[derive(Clone, Default)]
@@ -121,11 +122,15 @@ async fn fill(pool: &PgPool, from: usize, to: usize) {
          FROM generate_series({from}, {to} - 1) AS n;
          INSERT INTO run_tools SELECT {run}, 'Bash', 1, now() FROM generate_series({from}, {to} - 1, 10) AS n;
          INSERT INTO run_model_usage
-         SELECT {run}, 1, 'm', 1, 1, 1, 1, 1, 0, 1, 1, now() FROM generate_series({from}, {to} - 1, 10) AS n;
+         SELECT {run}, 1, 'm', 1, 1, 1, 1, 1, 0, 1, CASE WHEN n % 1000 > 0 THEN 1 END, now()
+         FROM generate_series({from}, {to} - 1, 10) AS n;
+         INSERT INTO workspaces (id, cluster, namespace, name, created_at, removed_at)
+         SELECT {run}, 'c', 'n3', 'w', '2026-01-01', CASE WHEN n % 1000 > 0 THEN timestamptz '2026-02-01' END
+         FROM generate_series({from}, {to} - 1, 10) AS n;
          INSERT INTO run_patches (run_id, part, attempt, sequence, at, patch, files, binary_files, left_out)
          SELECT {run}, 'committed', 1, 1, now(), 'x', 1, 0, 0 FROM generate_series({from}, {to} - 1, 10) AS n;
-         INSERT INTO audit (actor, action, allowed, namespace, run_id)
-         SELECT 'ann', 'kill', true, 'n' || n % 100, {run} FROM generate_series({from}, {to} - 1, 10) AS n;",
+         INSERT INTO audit (actor, action, allowed, namespace, run_id, session_id)
+         SELECT 'ann', 'kill', true, 'n' || n % 100, {run}, {session} FROM generate_series({from}, {to} - 1, 10) AS n;",
         id_of_user = id("n % 100", "7"),
     ));
     for (_, definition) in &indexes {
@@ -295,6 +300,15 @@ async fn ask(ledger: &Ledger, plans: &Plans, rows: u64) -> Vec<(&'static str, St
     keep("audit of a namespace");
     ledger.audit_of(Subject::Run(run), None, 20).await.unwrap();
     keep("audit of a run");
+    ledger
+        .audit_of(Subject::Session(ordinary), None, 20)
+        .await
+        .unwrap();
+    keep("audit of a session");
+    ledger.unpriced_models().await.unwrap();
+    keep("what has no price");
+    ledger.workspaces_there().await.unwrap();
+    keep("workspaces that are there");
     ledger.ended_on_volumes_of_pods().await.unwrap();
     keep("volumes of pods");
     ledger
@@ -329,4 +343,48 @@ async fn hot_queries_find_their_index_and_have_the_same_plan_at_any_size() {
         })
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+    // Written once for a volume, by whatever way the index is read.
+    let gone = [Uuid::from_u128(8)];
+    ledger.workspaces_gone(&gone, at(0)).await.unwrap();
+    let written = plans.0.lock().unwrap().join("; ");
+    let used: Vec<&str> = large
+        .iter()
+        .map(|(_, plan)| plan)
+        .chain([&written])
+        .flat_map(|plan| plan.split(|c: char| !(c.is_alphanumeric() || c == '_')))
+        .collect();
+    let idle: Vec<String> = indexes_without_a_rule(&db.pool)
+        .await
+        .into_iter()
+        .filter(|name| !used.contains(&name.as_str()))
+        .collect();
+    assert_eq!(idle, [""; 0], "no hot query uses them");
+}
+
+/// Indexes that no constraint stands on, nor the end of what a foreign key points at.
+async fn indexes_without_a_rule(pool: &PgPool) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+         WHERE c.relnamespace = 'public'::regnamespace AND NOT i.indisunique
+           AND NOT EXISTS (SELECT FROM pg_constraint k
+                           WHERE k.conrelid = i.indrelid AND k.contype = 'f' AND k.conkey = ARRAY[i.indkey[0]])",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn every_index_says_what_it_is_for() {
+    let db = migrated().await;
+    let silent: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+         WHERE c.relnamespace = 'public'::regnamespace AND obj_description(c.oid, 'pg_class') IS NULL
+           AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = c.oid)
+           AND c.relname NOT LIKE '\\_sqlx%'",
+    )
+    .fetch_all(&db.pool)
+    .await
+    .unwrap();
+    assert_eq!(silent, [""; 0]);
 }
