@@ -153,11 +153,12 @@ async fn counted(world: &World) -> Result<Counted> {
 /// Lets a run go through, and answers how often runs were looked at meanwhile.
 async fn looks_of_a_good_run(space: &Space, name: &str) -> Result<u64> {
     let before = counted(&space.world).await?;
-    let manifest = Manifest::new(space, name, "limited").set("workspace.persistent", false);
-    let run = space.start(manifest).await?;
+    let task = space.task(name, "default");
+    let run = space
+        .start(Manifest::bare(name, &task).set("workspace.persistent", false))
+        .await?;
     run.ends(Phase::Completed, WHOLE).await?;
     run.pods_gone(START).await?;
-    writes::settled(&space.world, |namespace| namespace == space.namespace).await?;
     Ok(counted(&space.world).await?.reconciles - before.reconciles)
 }
 
@@ -165,8 +166,8 @@ async fn looks_of_a_good_run(space: &Space, name: &str) -> Result<u64> {
 /// none of them in vain, and never again once they have Failed, however long they lie there.
 pub(crate) async fn refused_runs_are_soon_left_alone(case: Case) -> Result<()> {
     const REFUSED: u64 = 20;
-    /// New, Failed and recorded; and once more for what comes late.
-    const LOOKS: u64 = 4;
+    /// New, Failed and recorded; and what comes late.
+    const LOOKS: u64 = 5;
     let (space, of_bad) = (case.space("patient").await?, case.space("refused").await?);
     let alone = looks_of_a_good_run(&space, "before").await?;
 
