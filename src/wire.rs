@@ -152,8 +152,10 @@ pub enum EventBody {
         is_error: bool,
         /// The result's text.
         text: String,
-        /// The SDK's session-wide cumulative cost, in micro-USD.
-        session_cost_micro_usd: u64,
+        /// The SDK's session-wide cumulative cost, in micro-USD; absent where it named none that can
+        /// be true.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session_cost_micro_usd: Option<u64>,
         /// Of the attempt, this result included.
         usage: Usage,
     },
@@ -194,6 +196,10 @@ pub struct Message {
     pub tokens: Option<Tokens>,
     /// Whose word this is.
     pub source: Source,
+    /// It is not whole as it was said: something was too long, or is in no text (half of a surrogate
+    /// pair, bytes that are not UTF-8).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub altered: bool,
 }
 
 /// Role of a [`Message`], in the API's words.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::outbox::Outbox;
-use crate::wire::door::{FromAgent, MAX_LINE};
+use crate::wire::door::{ALTERED, FromAgent, MAX_LINE};
 use crate::wire::{has_too_many_values, is_too_deep};
 
 /// Longest line that is read whole; of a longer one, or one that does not fit its frame, the
@@ -97,17 +97,62 @@ async fn tell(stdout: pipe::Receiver, outbox: Arc<Outbox>, result: watch::Sender
 fn parse(bytes: &[u8]) -> Value {
     let parsed = Some(bytes)
         .filter(|bytes| !has_too_many_values(bytes))
-        .and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok())
-        .filter(|line| line.is_object() && !is_too_deep(line));
+        .and_then(|bytes| serde_json::from_slice(bytes).ok().or_else(|| mend(bytes)))
+        .filter(|line: &Value| line.is_object() && !is_too_deep(line));
     parsed.unwrap_or_else(|| {
         log(bytes);
         raw(bytes)
     })
 }
 
+/// A line that can be read but for what no text can hold: bytes that are not UTF-8, or half of a
+/// surrogate pair (JavaScript cuts texts there). U+FFFD stands in its place, and the line says so.
+fn mend(bytes: &[u8]) -> Option<Value> {
+    let line = without_half_pairs(&String::from_utf8_lossy(bytes));
+    let mut line: Value = serde_json::from_str(&line).ok()?;
+    line.as_object_mut()?
+        .insert(ALTERED.to_owned(), json!(true));
+    Some(line)
+}
+
+/// JSON with `\ufffd` for each escape that is half of a surrogate pair without the other half.
+fn without_half_pairs(json: &str) -> String {
+    let mut mended = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        mended.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let whole = match unit(rest) {
+            Some(0xd800..=0xdbff)
+                if matches!(rest.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) =>
+            {
+                12
+            }
+            Some(0xd800..=0xdfff) => {
+                mended.push_str("\\ufffd");
+                rest = &rest[6..];
+                continue;
+            }
+            Some(_) => 6,
+            // Another escape: its second character begins none.
+            None => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        mended.push_str(&rest[..whole]);
+        rest = &rest[whole..];
+    }
+    mended.push_str(rest);
+    mended
+}
+
+/// The UTF-16 unit of the escape that this begins with.
+fn unit(json: &str) -> Option<u16> {
+    let digits = json.strip_prefix("\\u")?.get(..4)?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
 fn raw(bytes: &[u8]) -> Value {
     let beginning = &bytes[..bytes.len().min(BEGINNING)];
-    json!({"type": "raw", "text": String::from_utf8_lossy(beginning)})
+    json!({"type": "raw", "bytes": bytes.len(), "text": String::from_utf8_lossy(beginning)})
 }
 
 async fn keep(stderr: pipe::Receiver, words: watch::Sender<String>) {
@@ -205,10 +250,36 @@ mod tests {
         .iter()
         .map(|(_, line)| serde_json::from_slice::<Value>(line).unwrap()["line"].clone())
         .collect();
-        assert_eq!(texts[0], json!({"type": "raw", "text": "hello \u{fffd}"}));
+        assert_eq!(
+            texts[0],
+            json!({"type": "raw", "bytes": 7, "text": "hello \u{fffd}"})
+        );
         assert_eq!(texts[1], json!({"type": "result"}));
         assert_eq!(texts[2]["text"], "last");
         assert!(*result.borrow());
+    }
+
+    #[test]
+    fn what_no_text_can_hold_is_replaced_in_its_line_which_says_so() {
+        for (line, says) in [
+            (&br#"{"a":"x\ud83dy"}"#[..], "x\u{fffd}y"),
+            (br#"{"a":"\ude00\ud83d"}"#, "\u{fffd}\u{fffd}"),
+            (br#"{"a":"\ud83d\ud83d\ude00"}"#, "\u{fffd}😀"),
+            (br#"{"a":"\\ud83d \n \ud83d"}"#, "\\ud83d \n \u{fffd}"),
+            (b"{\"a\":\"\xff\"}", "\u{fffd}"),
+        ] {
+            let expected = json!({"a": says, (ALTERED): true});
+            assert_eq!(parse(line), expected, "{}", line.escape_ascii());
+        }
+        let whole = br#"{"a":"\ud83d\ude00 \\"}"#;
+        assert_eq!(parse(whole), json!({"a": "😀 \\"}));
+        for broken in [
+            &br#"{"a":"\ud83"#[..],
+            br#"{"a":"\"#,
+            br#"{"a":"\u+123\ud83d"}"#,
+        ] {
+            assert_eq!(parse(broken)["type"], "raw", "{}", broken.escape_ascii());
+        }
     }
 
     #[tokio::test]

@@ -53,6 +53,22 @@ pub(super) fn json(of: &impl serde::Serialize) -> Result<(String, bool), serde_j
     Ok((value.to_string(), held))
 }
 
+/// A text that stands for itself alone: clean and of at most `max` characters, and where that changed it,
+/// its end says so.
+pub(super) fn marked(given: &str, max: usize) -> String {
+    let (clean, altered) = text(given);
+    let whole = clean.chars().count();
+    let note = match (whole > max, altered) {
+        (true, _) => format!("… (cut; {whole} characters)"),
+        (false, true) => " (altered: held U+0000)".to_owned(),
+        (false, false) => return clean,
+    };
+    let room = max.saturating_sub(note.chars().count());
+    let mut kept = cut(&clean, room);
+    kept.push_str(&note);
+    kept
+}
+
 /// The text's first `max` characters: for columns that are bounded or indexed.
 pub(super) fn cut(text: &str, max: usize) -> String {
     text.chars().take(max).collect()
@@ -85,6 +101,15 @@ mod tests {
             let (text, altered) = super::json(&given).unwrap();
             assert_eq!((&*text, altered), expected);
         }
+    }
+
+    #[test]
+    fn a_text_that_was_changed_says_so_at_its_end() {
+        assert_eq!(marked("as it is", 8), "as it is");
+        assert_eq!(marked("a\0b", 40), "a\u{fffd}b (altered: held U+0000)");
+        let long = marked(&"ä".repeat(300), 40);
+        assert_eq!(long.chars().count(), 40);
+        assert!(long.ends_with("ä… (cut; 300 characters)"), "{long}");
     }
 
     #[test]

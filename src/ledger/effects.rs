@@ -54,6 +54,8 @@ pub(super) enum Effect {
     Result {
         text: String,
         figures: Figures,
+        /// The SDK named a cost, which covers what was used until then.
+        names_cost: bool,
     },
     Patch(Box<[PatchRow; 2]>),
     Sealed {
@@ -84,6 +86,8 @@ pub(super) struct AttemptChange {
     pub(super) changes: Option<Value>,
     pub(super) model: Option<(i64, String)>,
     pub(super) result: Option<(i64, String)>,
+    /// Sequence of the last result that named a cost.
+    pub(super) cost_sequence: Option<i64>,
     pub(super) sealed: Option<i64>,
     pub(super) cli_version: Option<String>,
 }
@@ -95,6 +99,10 @@ impl Stored {
             .ok()
             .filter(|_| (1..=MAX_ATTEMPT).contains(&batch.attempt))
             .ok_or_else(|| refused(format!("attempt {} can't be true", batch.attempt)))?;
+        let name = &batch.session_name;
+        if name.chars().count() > LONGEST_SESSION || name.contains('\0') {
+            return Err(refused("its session's name can't be true".to_owned()));
+        }
         if batch.events.len() > MAX_BATCH_EVENTS {
             return Err(refused(format!(
                 "a batch holds at most {MAX_BATCH_EVENTS} events"
@@ -202,9 +210,16 @@ impl AttemptChange {
                 }
             }
             Effect::Version(version) => self.cli_version = Some(version.clone()),
-            Effect::Result { text, figures } => {
+            Effect::Result {
+                text,
+                figures,
+                names_cost,
+            } => {
                 self.figures = self.figures.max(*figures);
                 self.result = Some((row.sequence, text.clone()));
+                if *names_cost {
+                    self.cost_sequence = Some(row.sequence);
+                }
             }
             Effect::Sealed { changes, figures } => {
                 self.figures = self.figures.max(*figures);
@@ -279,7 +294,7 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
             }
         }
         EventBody::AgentStarted { version } => {
-            Effect::Version(clean::cut(&clean::text(version).0, LONGEST_TOOL))
+            Effect::Version(clean::marked(version, LONGEST_TOOL))
         }
         EventBody::AgentResult {
             text,
@@ -287,10 +302,11 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
             usage,
             ..
         } => {
-            figure("its session's cost", *session_cost_micro_usd)?;
+            figure("its session's cost", session_cost_micro_usd.unwrap_or(0))?;
             Effect::Result {
                 text: clean::text(text).0,
                 figures: Figures::of(usage)?,
+                names_cost: session_cost_micro_usd.is_some(),
             }
         }
         EventBody::Sealed(termination) => {
@@ -313,6 +329,8 @@ fn effect(body: &EventBody, attempt: i32) -> Result<Effect, &'static str> {
 
 /// Model of a request that none answered.
 pub(super) const UNKNOWN_MODEL: &str = "unknown";
+/// Longest name of a session, in characters: what its column takes, and more than Kubernetes does.
+const LONGEST_SESSION: usize = 255;
 /// Longest name of a tool, or version, in characters.
 const LONGEST_TOOL: usize = 200;
 /// `message_type` of the task.

@@ -61,7 +61,7 @@ fn row(
             .size
             .map(|size| figure("its patch's size", size))
             .transpose()?,
-        unknown: unknown.map(|why| clean::cut(&clean::text(why).0, MAX_WHY)),
+        unknown: unknown.map(|why| clean::marked(why, MAX_WHY)),
     })
 }
 

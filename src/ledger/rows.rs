@@ -73,16 +73,18 @@ pub(super) async fn insert(
     let altered: Vec<bool> = events.iter().map(|e| e.told.altered).collect();
 
     let mut said = stored.messages(&new);
-    let tools = tools(&said);
     said.retain(|(_, message)| !known.messages.contains(&message.id));
+    let tools = tools(&said);
     let ids: Vec<Uuid> = said.iter().map(|(_, m)| m.id).collect();
     let said_sequences: Vec<i64> = said.iter().map(|(e, _)| e.sequence).collect();
     let said_ats: Vec<jiff_sqlx::Timestamp> = said.iter().map(|(e, _)| e.at.to_sqlx()).collect();
     let text = |of: fn(&MessageRow) -> &str| said.iter().map(|(_, m)| of(m)).collect::<Vec<_>>();
 
     let tool_names: Vec<&str> = tools.keys().copied().collect();
-    let tool_calls: Vec<i64> = tools.values().map(|(calls, _)| *calls).collect();
-    let tool_ats: Vec<jiff_sqlx::Timestamp> = tools.values().map(|(_, at)| at.to_sqlx()).collect();
+    let tool_calls: Vec<i64> = tools.values().map(|tool| tool.calls).collect();
+    let tool_ats: Vec<jiff_sqlx::Timestamp> = tools.values().map(|t| t.at.to_sqlx()).collect();
+    let tool_sequences: Vec<i64> = tools.values().map(|tool| tool.sequence).collect();
+    let tool_places: Vec<i64> = tools.values().map(|tool| tool.place).collect();
 
     let requests = stored.requests(&new);
     let request_ats: Vec<jiff_sqlx::Timestamp> =
@@ -147,9 +149,25 @@ pub(super) async fn insert(
         change.cli_version,
         reached,
         ahead,
+        &tool_sequences,
+        &tool_places,
+        change.cost_sequence,
     )
     .fetch_one(&mut **tx)
     .await?;
+    // Requests after a result that named a cost are not in that.
+    if row.cost_sequence > 0 && (!requests.is_empty() || change.cost_sequence.is_some()) {
+        sqlx::query_file!(
+            "src/ledger/rows/later.sql",
+            attempt.run,
+            attempt.attempt,
+            day.to_sqlx() as _,
+            row.cost_sequence,
+            UNKNOWN_MODEL,
+        )
+        .execute(&mut **tx)
+        .await?;
+    }
     let mut unpriced = row.unpriced;
     unpriced.retain(|model| model != UNKNOWN_MODEL);
     Ok(Inserted {
@@ -159,17 +177,62 @@ pub(super) async fn insert(
     })
 }
 
-/// How often each tool is called in those messages, and when first.
-fn tools<'a>(messages: &[(&EventRow, &'a MessageRow)]) -> BTreeMap<&'a str, (i64, Timestamp)> {
+/// How often a tool is called, and where first: in which event, and where in its message.
+struct ToolUse {
+    calls: i64,
+    at: Timestamp,
+    sequence: i64,
+    place: i64,
+}
+
+/// What those messages, in order of sequence, call.
+fn tools<'a>(messages: &[(&EventRow, &'a MessageRow)]) -> BTreeMap<&'a str, ToolUse> {
     let mut tools = BTreeMap::new();
     for (event, message) in messages {
-        for tool in &message.tools {
-            let (calls, first) = tools.entry(&**tool).or_insert((0, event.at));
-            *calls += 1;
-            *first = event.at.min(*first);
+        for (tool, place) in message.tools.iter().zip(1..) {
+            let used = tools.entry(&**tool).or_insert(ToolUse {
+                calls: 0,
+                at: event.at,
+                sequence: event.sequence,
+                place,
+            });
+            used.calls += 1;
+            used.at = event.at.min(used.at);
         }
     }
     tools
+}
+
+/// The calls of a message that was there before are counted; perhaps it is said earlier here.
+async fn use_again(
+    tx: &mut Transaction<'_, Postgres>,
+    run: Uuid,
+    attempt: i32,
+    event: &EventRow,
+    message: &MessageRow,
+) -> Result<(), Error> {
+    let told = [(event, message)];
+    let tools = tools(&told);
+    if tools.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = tools.keys().copied().collect();
+    let places: Vec<i64> = tools.values().map(|tool| tool.place).collect();
+    sqlx::query!(
+        "UPDATE run_tools t SET first_at = least(t.first_at, $2),
+                first_use = least(t.first_use, ARRAY[$3::bigint, $4, u.place])
+         FROM unnest($5::text[], $6::bigint[]) AS u (tool, place)
+         WHERE t.run_id = $1 AND t.tool = u.tool",
+        run,
+        event.at.to_sqlx() as _,
+        i64::from(attempt),
+        event.sequence,
+        &names as &[&str],
+        &places,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// What concerns few batches: a message that was there before was said first when it was said first,
@@ -187,6 +250,7 @@ pub(super) async fn tell_again(
     }
     for (event, message) in stored.messages(new) {
         if known.messages.contains(&message.id) {
+            use_again(tx, batch.run_id, stored.attempt, event, message).await?;
             sqlx::query!(
                 "UPDATE messages SET created_at = $3, sequence = $4, raw_payload = raw_payload || $5::text::jsonb
                  WHERE id = $1 AND run_id = $2 AND $3 < created_at",

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::effects::Stored;
 use super::rows::{self, Known};
-use super::{Error, Ledger, clean, patches};
+use super::{Error, Ledger, patches};
 use crate::wire::{Batch, BatchAccepted};
 
 /// The run that a batch belongs to, as its sender was checked for it.
@@ -24,7 +24,7 @@ pub struct Target<'a> {
 
 /// Most goes at a batch that finds things other than they were when it began.
 const MAX_GOES: usize = 4;
-/// Most models that are warned of.
+/// Most models that are warned of by name.
 const MAX_WARNED: usize = 100;
 
 impl Ledger {
@@ -81,7 +81,14 @@ impl Ledger {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             // Models are named by others: the list of those that were warned of has an end.
-            if known.len() < MAX_WARNED && known.insert(model.clone()) {
+            if known.len() > MAX_WARNED || !known.insert(model.clone()) {
+                continue;
+            }
+            if known.len() > MAX_WARNED {
+                tracing::warn!(
+                    "no price is known for more than {MAX_WARNED} models, and no more are named here (runledger prices list)"
+                );
+            } else {
                 tracing::warn!(
                     model,
                     "no price is known for this model: where the SDK names no cost, it is unknown (runledger prices load)"
@@ -184,7 +191,6 @@ async fn make(
     attempt: rows::Attempt,
     today: Date,
 ) -> Result<(), Error> {
-    let session_name = clean::cut(&clean::text(&batch.session_name).0, 255);
     // The session of a run that was deleted from under it comes back with its next words.
     sqlx::query!(
         "WITH session AS (
@@ -199,7 +205,7 @@ async fn make(
              session_name = coalesce(r.session_name, EXCLUDED.session_name)",
         batch.session_id,
         target.namespace,
-        session_name,
+        batch.session_name,
         attempt.run,
         target.name,
         attempt.attempt,

@@ -138,6 +138,9 @@ pub(crate) struct Answer {
     pub(crate) tool_calls: Vec<Value>,
     /// Its tokens.
     pub(crate) tokens: Tokens,
+    /// It was too long to be kept whole, or could not be read in part.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) altered: bool,
 }
 
 impl Answer {
@@ -168,8 +171,6 @@ pub(crate) struct LastResult {
     pub(crate) is_error: bool,
     /// Its text.
     pub(crate) text: String,
-    /// Session-wide cost.
-    pub(crate) session_cost_micro_usd: u64,
 }
 
 /// The checkout as it was journalled.
@@ -204,6 +205,8 @@ pub(crate) struct Book {
     pub(crate) started: Option<Started>,
     /// What the session had cost before.
     pub(crate) baseline_micro_usd: u64,
+    /// What the session has cost, as of the last result that named a cost.
+    pub(crate) session_cost_micro_usd: Option<u64>,
     /// The CLI took its transcript up again.
     pub(crate) resumed: bool,
     /// The CLI's last result.
@@ -283,8 +286,11 @@ impl Book {
                     subtype: subtype.clone(),
                     is_error: *is_error,
                     text: text.clone(),
-                    session_cost_micro_usd: *session_cost_micro_usd,
                 });
+                if let Some(cost) = *session_cost_micro_usd {
+                    self.session_cost_micro_usd = Some(cost);
+                    self.baseline_micro_usd = self.baseline_below(cost);
+                }
             }
             EventBody::Omitted { .. } | EventBody::Patch(_) => {}
             EventBody::Sealed(termination) => self.sealed = Some(termination.clone()),
@@ -377,17 +383,29 @@ impl Book {
         Some(self.request_ended(*request, &outcome, now))
     }
 
-    /// Cost and turns of the attempt once a result has named them.
-    pub(crate) fn usage_with_result(&self, session_cost_micro_usd: u64, turns: u32) -> Usage {
-        let baseline = if self.resumed {
+    /// Cost and turns of the attempt once a result has named them. A result that names no cost leaves
+    /// it as it was: not known is not nothing.
+    pub(crate) fn usage_with_result(
+        &self,
+        session_cost_micro_usd: Option<u64>,
+        turns: u32,
+    ) -> Usage {
+        let mut usage = self.usage;
+        if let Some(cost) = session_cost_micro_usd {
+            usage.cost_micro_usd = Some(cost.saturating_sub(self.baseline_below(cost)));
+        }
+        usage.turns = usage.turns.saturating_add(turns);
+        usage
+    }
+
+    /// What of a session's cost is from before this attempt. A figure that only rises and is below
+    /// what it began with was counted anew.
+    fn baseline_below(&self, session_cost_micro_usd: u64) -> u64 {
+        if self.resumed && session_cost_micro_usd >= self.baseline_micro_usd {
             self.baseline_micro_usd
         } else {
             0
-        };
-        let mut usage = self.usage;
-        usage.cost_micro_usd = Some(session_cost_micro_usd.saturating_sub(baseline));
-        usage.turns = usage.turns.saturating_add(turns);
-        usage
+        }
     }
 }
 

@@ -128,10 +128,10 @@ fn close(
 ) -> io::Result<Found> {
     let book = journal::close(&path)?;
     if book.sealed.is_none()
-        && let Some(result) = &book.result
+        && let Some(cost) = book.session_cost_micro_usd
     {
         // It may have been lost between the journal and the session's file.
-        cost::set_of_session(state, run.session_id, result.session_cost_micro_usd)?;
+        cost::set_of_session(state, run.session_id, cost)?;
     }
     let metadata = fs::metadata(&path)?;
     let end = Durable {

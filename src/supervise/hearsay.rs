@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -11,6 +12,7 @@ use super::book::Answer;
 use super::cost;
 use super::journal::{Draft, Journal, Pending};
 use crate::ids;
+use crate::wire::door::ALTERED;
 use crate::wire::{EventBody, Message, MessageKind, Role, Source, is_too_deep};
 
 /// Largest message; longer texts in it are cut.
@@ -40,6 +42,7 @@ struct Held {
     model: Option<String>,
     text: String,
     tool_calls: Vec<Value>,
+    altered: bool,
 }
 
 /// What a line was made into.
@@ -87,11 +90,13 @@ impl Scribe {
                 taken.push(self.version(number, line));
             }
             (Some("raw"), _) => {
-                tracing::info!(
-                    text = head(&line["text"]),
-                    "the CLI said something that is not JSON"
+                let text = head(&line["text"]);
+                tracing::info!(text, "the CLI said something that can't be read");
+                let bytes = line["bytes"].as_u64().unwrap_or_default();
+                let why = format!(
+                    "The CLI said something that is not JSON, or is too long: {bytes} bytes that begin with: {text}"
                 );
-                taken.push(self.nothing(number));
+                taken.push(self.omitted(number, why));
             }
             _ => taken.push(self.nothing(number)),
         }
@@ -105,7 +110,10 @@ impl Scribe {
             "a line of the agent can't be read; it is passed over"
         );
         let held = self.release();
-        held.into_iter().chain([self.nothing(number)]).collect()
+        let why = "A line of the agent's can't be read.".to_owned();
+        held.into_iter()
+            .chain([self.omitted(number, why)])
+            .collect()
     }
 
     /// Tells what was held back.
@@ -121,6 +129,7 @@ impl Scribe {
             model: held.model,
             tokens: None,
             source: Source::Agent,
+            altered: held.altered,
         };
         fit(&mut message);
         Some(self.tell(held.number, message))
@@ -152,8 +161,10 @@ impl Scribe {
                 .map(str::to_owned),
             text: String::new(),
             tool_calls: Vec::new(),
+            altered: false,
         });
         held.number = number;
+        held.altered |= is_altered(line);
         for block in line["message"]["content"].as_array().into_iter().flatten() {
             match block["type"].as_str() {
                 Some("text") => {
@@ -193,6 +204,7 @@ impl Scribe {
             model: None,
             tokens: None,
             source: Source::Agent,
+            altered: is_altered(line),
         };
         fit(&mut message);
         self.tell(number, message)
@@ -208,17 +220,12 @@ impl Scribe {
         let mut subtype = line["subtype"].as_str().unwrap_or("unknown").to_owned();
         cut(&mut subtype, LONGEST_WORD);
         let pending = self.journal.append(|book| {
-            let before = book
-                .result
-                .as_ref()
-                .map_or(book.baseline_micro_usd, |r| r.session_cost_micro_usd);
-            let session_cost_micro_usd = cost.unwrap_or(before);
             let body = EventBody::AgentResult {
                 subtype,
                 is_error: line["is_error"].as_bool().unwrap_or(false),
                 text,
-                session_cost_micro_usd,
-                usage: book.usage_with_result(session_cost_micro_usd, turns.unwrap_or(0)),
+                session_cost_micro_usd: cost,
+                usage: book.usage_with_result(cost, turns.unwrap_or(0)),
             };
             Draft {
                 events: vec![body],
@@ -261,6 +268,16 @@ impl Scribe {
         Taken { number, pending }
     }
 
+    /// What can't be told is named in its place.
+    fn omitted(&self, number: u64, why: String) -> Taken {
+        let pending = self.journal.append(|_| Draft {
+            events: vec![EventBody::Omitted { why }],
+            line: Some(number),
+            ..Draft::default()
+        });
+        Taken { number, pending }
+    }
+
     fn nothing(&self, number: u64) -> Taken {
         let pending = self.journal.append(|_| Draft {
             line: Some(number),
@@ -281,6 +298,7 @@ fn metered(id: Uuid, answer: Answer) -> Message {
         model: answer.model,
         tokens: Some(answer.tokens),
         source: Source::Meter,
+        altered: answer.altered,
     };
     fit(&mut message);
     message
@@ -291,12 +309,18 @@ fn head(text: &Value) -> &str {
     &text[..text.floor_char_boundary(2048)]
 }
 
+/// Whether the agent had to put something else in the place of what no text can hold.
+fn is_altered(line: &Value) -> bool {
+    line[ALTERED] == true
+}
+
 /// Cuts what is too long for one event: first every long text, then, if that was not enough, the
-/// blocks' number.
+/// blocks' number. Says so in each text that was cut, and at the end of the message's own.
 fn fit(message: &mut Message) {
     if size(message) <= MAX_MESSAGE {
         return;
     }
+    message.altered = true;
     cut(&mut message.text, CUT_TEXT);
     for block in message
         .tool_calls
@@ -305,15 +329,26 @@ fn fit(message: &mut Message) {
     {
         cut_texts(block);
     }
-    while size(message) > MAX_MESSAGE {
-        if message.tool_outputs.pop().is_none() && message.tool_calls.pop().is_none() {
-            break;
-        }
+    let mut excess = size(message).saturating_sub(MAX_MESSAGE - CUT_TEXT);
+    let mut left_out = 0;
+    while excess > 0
+        && let Some(block) = message
+            .tool_outputs
+            .pop()
+            .or_else(|| message.tool_calls.pop())
+    {
+        // The comma behind it, too.
+        excess = excess.saturating_sub(size(&block) + 1);
+        left_out += 1;
+    }
+    if left_out > 0 {
+        let note = format!("… ({left_out} blocks of tools are left out)");
+        message.text.push_str(&note);
     }
 }
 
-fn size(message: &Message) -> usize {
-    serde_json::to_vec(message).map_or(0, |bytes| bytes.len())
+fn size(of: &impl Serialize) -> usize {
+    serde_json::to_vec(of).map_or(0, |bytes| bytes.len())
 }
 
 fn cut_texts(value: &mut Value) {

@@ -20,6 +20,8 @@ pub(crate) struct Meter {
     seen: Option<Seen>,
     blocks: BTreeMap<u64, Block>,
     kept: usize,
+    /// Something of what was said is not kept.
+    cut: bool,
     complete: bool,
 }
 
@@ -56,6 +58,7 @@ impl Meter {
             seen: None,
             blocks: BTreeMap::new(),
             kept: 0,
+            cut: false,
             complete: false,
         }
     }
@@ -70,6 +73,8 @@ impl Meter {
                         && let Ok(event) = serde_json::from_slice(&data)
                     {
                         self.event(&event);
+                    } else {
+                        self.cut = true;
                     }
                 }
             }
@@ -158,6 +163,7 @@ impl Meter {
             text: texts.join("\n"),
             tool_calls,
             tokens: seen.tokens,
+            altered: self.cut,
         })
     }
 
@@ -224,6 +230,8 @@ impl Meter {
         let fits = self.kept + bytes <= MAX_KEPT;
         if fits {
             self.kept += bytes;
+        } else {
+            self.cut = true;
         }
         fits
     }
@@ -232,12 +240,12 @@ impl Meter {
 impl Block {
     fn tool_use(&self) -> Value {
         let mut call = self.start.clone();
-        if let Ok(input) = serde_json::from_str::<Value>(&self.input) {
-            call["input"] = if is_too_deep(&input) {
-                Value::String(self.input.clone())
-            } else {
-                input
-            };
+        if !self.input.is_empty() {
+            call["input"] = serde_json::from_str::<Value>(&self.input)
+                .ok()
+                .filter(|input| !is_too_deep(input))
+                // Cut off in the middle, perhaps: still what was said.
+                .unwrap_or_else(|| Value::String(self.input.clone()));
         }
         call
     }
@@ -370,6 +378,40 @@ mod tests {
         );
         assert!(outcome.seen.tokens.output >= 1);
         assert_eq!(meter.answer(), None);
+    }
+
+    #[test]
+    fn a_tools_input_that_is_cut_off_is_kept_as_it_came() {
+        let mut meter = Meter::new(200, "text/event-stream");
+        let cut = STREAM.replace(r#""partial_json":"\"ls\"}""#, r#""partial_json":"\"l""#);
+        assert_ne!(cut, STREAM);
+        meter.feed(cut.as_bytes());
+        let answer = meter.answer().unwrap();
+        assert_eq!(answer.tool_calls[0]["input"], "{\"command\":\"l");
+        assert!(!answer.altered);
+    }
+
+    #[test]
+    fn what_is_not_kept_of_an_answer_makes_it_an_altered_one() {
+        for lost in [
+            format!(
+                "data: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"text\":\"{}\"}}}}\n\n",
+                "x".repeat(MAX_KEPT - 100)
+            ),
+            "data: {\"type\":\"content_blo\n\n".to_owned(),
+        ] {
+            let mut meter = Meter::new(200, "text/event-stream");
+            let (head, rest) = STREAM.split_at(
+                STREAM
+                    .find("data: {\"type\":\"content_block_delta\"")
+                    .unwrap(),
+            );
+            meter.feed(head.as_bytes());
+            meter.feed(lost.as_bytes());
+            meter.feed(lost.as_bytes());
+            meter.feed(rest.as_bytes());
+            assert!(meter.answer().unwrap().altered);
+        }
     }
 
     #[test]

@@ -191,8 +191,8 @@ impl Work {
     /// The checkout, once, and what is journalled of it; what a crash left open is closed.
     async fn prepare(&mut self) -> Result<(), Error> {
         self.estimate_open_requests().await;
-        if let Some(result) = self.journal.read(|book| book.result.clone()) {
-            self.remember_cost(result.session_cost_micro_usd);
+        if let Some(cost) = self.journal.read(|book| book.session_cost_micro_usd) {
+            self.remember_cost(cost);
         }
         if self.journal.read(|book| book.started.is_some()) {
             return Ok(());
@@ -282,6 +282,7 @@ impl Work {
             model: None,
             tokens: None,
             source: Source::Supervisor,
+            altered: false,
         }
     }
 
@@ -320,7 +321,7 @@ impl Work {
         )
     }
 
-    /// Keeps the session's file up to each result.
+    /// Keeps the session's file up to each result that names a cost.
     fn remember_costs(&self) -> impl Future<Output = ()> + use<> {
         let (journal, state) = (self.journal.clone(), self.args.path(paths::STATE));
         let session = self.assignment.session_id;
@@ -329,7 +330,7 @@ impl Work {
             loop {
                 let cost = journal
                     .wait_for(|book| {
-                        let cost = book.result.as_ref().map(|r| r.session_cost_micro_usd);
+                        let cost = book.session_cost_micro_usd;
                         cost.filter(|cost| Some(*cost) != last)
                     })
                     .await;

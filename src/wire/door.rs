@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 /// Longest line, in bytes; a longer one closes the connection.
 pub const MAX_LINE: usize = 8 * 1024 * 1024;
+/// In a line of the CLI's that the agent had to alter: `true`.
+pub const ALTERED: &str = "runledgerAltered";
 
 /// From the agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -284,7 +284,7 @@ impl Books {
             EventBody::AgentResult {
                 session_cost_micro_usd,
                 ..
-            } => Some(*session_cost_micro_usd),
+            } => *session_cost_micro_usd,
             _ => None,
         })
     }

@@ -42,7 +42,7 @@ async fn a_kill_through_the_cluster_is_written_down_once_with_its_time_and_nobod
     assert_eq!(
         entry.detail.as_deref(),
         Some(
-            "spec.desiredState was set to Killed through the Kubernetes API, with kubectl\u{fffd}patch"
+            "spec.desiredState was set to Killed through the Kubernetes API, with kubectl\u{fffd}patch (altered: held U+0000)"
         )
     );
 }

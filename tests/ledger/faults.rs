@@ -233,3 +233,62 @@ async fn a_message_of_ten_megabytes_is_stored_whole_and_once() {
     let stored = "SELECT string_agg(length(text_content)::text, ' ') FROM messages";
     assert_eq!(db.one(stored).await.unwrap(), format!("{size} {size}"));
 }
+
+#[tokio::test]
+async fn names_that_the_cluster_allows_are_stored_whole_and_what_is_altered_says_so() {
+    let db = migrated().await;
+    let altered = "SELECT metadata ->> 'altered' FROM workflow_runs";
+    let mut long = running(1);
+    long.agent_image = Some("i".repeat(512));
+    long.model = Some("m".repeat(256));
+    db.ledger.mirror(&long).await.unwrap();
+    let lengths = "SELECT (length(agent_image), length(ai_model)) FROM workflow_runs";
+    assert_eq!(db.one(lengths).await.unwrap(), "(512,256)");
+    assert_eq!(db.one(altered).await, None);
+    type Change = fn(&mut runledger::ledger::records::RunRecord);
+    let changes: [Change; 4] = [
+        |r| r.agent_image = Some("i".repeat(1025)),
+        |r| r.settings = json!({"model": "a\0b"}).as_object().unwrap().clone(),
+        |r| r.session_name = "s".repeat(256),
+        |r| {
+            *r = ended(Phase::Completed, 1, usage(1));
+            r.changes.as_mut().unwrap().branch = "a\0b".to_owned();
+        },
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let db = migrated().await;
+        let mut record = running(1);
+        change(&mut record);
+        db.ledger.mirror(&record).await.unwrap();
+        assert_eq!(db.one(altered).await.as_deref(), Some("true"), "{n}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_its_supervisor_calls_altered_is_marked_as_such() {
+    let db = migrated().await;
+    let mut all = events(1, 2);
+    let mut said = message("x", Role::User, MessageKind::ToolResult, "half");
+    said.altered = true;
+    all[4].body = EventBody::Message(said);
+    let mut calls = message("y", Role::Assistant, MessageKind::Assistant, "");
+    calls.tool_calls = vec![json!({"type": "tool_use", "name": "x".repeat(201)})];
+    all[7].body = EventBody::Message(calls);
+    db.ledger
+        .store(TARGET, &batch(1, &all), at(30))
+        .await
+        .unwrap();
+    let marked = "SELECT string_agg(coalesce(raw_payload ->> 'altered', '-'), ' ' ORDER BY sequence) FROM messages";
+    assert_eq!(db.one(marked).await.unwrap(), "- true true");
+}
+
+#[tokio::test]
+async fn a_session_name_that_no_cluster_has_is_refused() {
+    let db = migrated().await;
+    for name in ["a\0b".to_owned(), "x".repeat(256)] {
+        let mut named = batch(1, &events(1, 1));
+        named.session_name = name;
+        let error = db.ledger.store(TARGET, &named, at(30)).await.unwrap_err();
+        assert_eq!(error.to_string(), "its session's name can't be true");
+    }
+}

@@ -169,6 +169,7 @@ async fn a_foreign_writer_cannot_turn_a_run_back() {
         "told_requests = told_requests - 1",
         "model_sequence = model_sequence - 1",
         "result_sequence = result_sequence - 1",
+        "cost_sequence = cost_sequence - 1",
         "sealed_sequence = 1",
         "started_day = '2020-01-01'",
         "attempt = 9",

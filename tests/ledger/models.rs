@@ -119,6 +119,53 @@ async fn a_cost_that_cannot_be_shared_out_is_nobodys() {
     );
 }
 
+/// The first request is claude-small's, and a result covers both that and claude-x's next; then claude-x
+/// is asked once more.
+fn with_a_result_in_between() -> Vec<Event> {
+    let mut all = of_two_models(true);
+    let mut result = events(1, 2).swap_remove(9);
+    result.sequence = 9;
+    all.truncate(11);
+    all.insert(8, result);
+    for (event, sequence) in all.iter_mut().zip(1..) {
+        event.sequence = sequence;
+        if let EventBody::RequestEnded { usage: told, .. } = &mut event.body {
+            told.cost_micro_usd = usage(2).cost_micro_usd;
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn what_came_after_the_result_is_not_shared_out_but_costs_its_model_its_price() {
+    let db = migrated().await;
+    load(&db, SMALL).await;
+    load(&db, X).await;
+    store(&db, &with_a_result_in_between()).await;
+    // 32560 micro-dollars, of which claude-x has four parts of five, and 120 times 4.
+    assert_eq!(
+        told(&db).await,
+        json!({"claude-small": [10, 0.006512, false], "claude-x": [20, 0.026528, false]})
+    );
+    let cost = "SELECT (cost_estimate, cost_source) FROM workflow_runs";
+    assert_eq!(db.one(cost).await.unwrap(), "(0.033040,mixed)");
+}
+
+#[tokio::test]
+async fn what_came_after_the_result_is_unknown_without_a_price_and_says_so() {
+    let db = migrated().await;
+    load(&db, SMALL).await;
+    store(&db, &with_a_result_in_between()).await;
+    assert_eq!(
+        told(&db).await,
+        json!({
+            "": [0, 0.03256, false],
+            "claude-small": [10, null, true],
+            "claude-x": [20, null, true],
+        })
+    );
+}
+
 #[tokio::test]
 async fn tokens_of_requests_that_are_not_told_are_nobodys_until_they_are() {
     let db = migrated().await;

@@ -184,7 +184,7 @@ pub(crate) fn events(attempt: u32, requests: u32) -> Vec<Event> {
         subtype: "success".to_owned(),
         is_error: false,
         text: format!("Done in attempt {attempt}."),
-        session_cost_micro_usd: 16_280 * u64::from(requests),
+        session_cost_micro_usd: Some(16_280 * u64::from(requests)),
         usage: usage(requests),
     });
     bodies.push(EventBody::Patch(Box::new(patch(attempt))));
@@ -223,6 +223,7 @@ pub(crate) fn message(key: &str, role: Role, kind: MessageKind, text: &str) -> M
         model: Some("claude-x".to_owned()),
         tokens: Some(usage(1).tokens),
         source: Source::Meter,
+        altered: false,
     }
 }
 

@@ -104,7 +104,7 @@ async fn the_next_run_of_a_session_takes_it_up_and_costs_only_what_it_adds() {
         EventBody::AgentResult {
             session_cost_micro_usd,
             ..
-        } => Some(*session_cost_micro_usd),
+        } => *session_cost_micro_usd,
         _ => None,
     });
     let costs = [

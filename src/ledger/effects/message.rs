@@ -31,7 +31,7 @@ struct RawPayload {
     attempt: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// Whether U+0000 was replaced.
+    /// Whether it is not whole as it was said: U+0000 was replaced, or its supervisor says so.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     altered: bool,
 }
@@ -52,11 +52,25 @@ pub(super) fn message_row(message: &Message, attempt: i32) -> Result<MessageRow,
     let json = |list| clean::json(list).map_err(|_| "its tools");
     let (tool_calls, calls_altered) = json(&message.tool_calls)?;
     let (tool_outputs, outputs_altered) = json(&message.tool_outputs)?;
+    let mut tools_altered = false;
+    let tools = message
+        .tool_calls
+        .iter()
+        .filter_map(|call| call["name"].as_str())
+        .map(|tool| {
+            tools_altered |= tool.chars().count() > LONGEST_TOOL;
+            clean::cut(&clean::text(tool).0, LONGEST_TOOL)
+        })
+        .collect();
     let raw_payload = RawPayload {
         source: source(message.source),
         attempt,
         model,
-        altered: text_altered || calls_altered || outputs_altered,
+        altered: message.altered
+            || text_altered
+            || calls_altered
+            || outputs_altered
+            || tools_altered,
     };
     let usage = match message.tokens {
         Some(tokens) => {
@@ -74,12 +88,6 @@ pub(super) fn message_row(message: &Message, attempt: i32) -> Result<MessageRow,
         }
         None => "{}".to_owned(),
     };
-    let tools = message
-        .tool_calls
-        .iter()
-        .filter_map(|call| call["name"].as_str())
-        .map(|tool| clean::cut(&clean::text(tool).0, LONGEST_TOOL))
-        .collect();
     Ok(MessageRow {
         id: message.id,
         tools,

@@ -81,6 +81,7 @@ fn a_message_with_a_nul_is_marked_as_altered() {
         model: None,
         tokens: None,
         source: Source::Meter,
+        altered: false,
     };
     let row = message_row(&message, 1).unwrap();
     assert_eq!(row.text, "a\u{fffd}b");

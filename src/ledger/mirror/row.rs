@@ -14,6 +14,9 @@ use crate::api::run::Phase;
 /// Longest name that an index or a `varchar(255)` takes.
 const MAX_NAME: usize = 255;
 
+/// In a run's metadata: something of it could not be stored as it was.
+const ALTERED: &str = "altered";
+
 /// Longest key of a label that Kubernetes takes, prefix and all.
 const MAX_LABEL: usize = 317;
 
@@ -77,8 +80,8 @@ impl Row {
         let mut notes = serde_json::Map::new();
         let mut text = |text: &str, max: usize| {
             let (clean, altered) = clean::text(text);
-            if altered {
-                notes.insert("altered".to_owned(), json!(true));
+            if altered || clean.chars().count() > max {
+                notes.insert(ALTERED.to_owned(), json!(true));
             }
             clean::cut(&clean, max)
         };
@@ -92,7 +95,10 @@ impl Row {
             created_at: record.created_at,
             workflow_name: text(&record.workflow_name, MAX_NAME),
             task: record.task.as_deref().map(|task| text(task, usize::MAX)),
-            model: record.model.as_deref().map(|model| text(model, MAX_NAME)),
+            model: record
+                .model
+                .as_deref()
+                .map(|model| text(model, figures::MAX_NAME)),
             repository: record
                 .repository
                 .as_deref()
@@ -111,12 +117,8 @@ impl Row {
             agent_image: record
                 .agent_image
                 .as_deref()
-                .map(|image| text(image, MAX_NAME)),
-            settings: {
-                let mut settings = Value::Object(record.settings.clone());
-                clean::value(&mut settings);
-                settings
-            },
+                .map(|image| text(image, figures::MAX_NAME)),
+            settings: Value::Object(record.settings.clone()),
             labels: record
                 .labels
                 .iter()
@@ -145,6 +147,9 @@ impl Row {
             kill: record.kill.clone(),
             rest,
         };
+        if clean::value(&mut row.rest.settings) {
+            notes.insert(ALTERED.to_owned(), json!(true));
+        }
         row.attempts(record, &mut notes);
         row.rest.metadata = Value::Object(notes);
         Ok(row)
@@ -175,7 +180,9 @@ impl Row {
             match figures::changes(changes) {
                 Ok(()) => {
                     let mut value = json!(changes);
-                    clean::value(&mut value);
+                    if clean::value(&mut value) {
+                        notes.insert(ALTERED.to_owned(), json!(true));
+                    }
                     self.changes = Some(value);
                 }
                 Err(name) => {
@@ -231,7 +238,7 @@ pub(super) fn detail(kill: &Kill) -> String {
     match &kill.manager {
         Some(manager) => format!(
             "{done} through the Kubernetes API, with {}",
-            clean::cut(&clean::text(manager).0, MAX_NAME)
+            clean::marked(manager, MAX_NAME)
         ),
         None => format!("{done} through the Kubernetes API"),
     }

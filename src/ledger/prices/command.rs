@@ -21,9 +21,11 @@ A file of prices, in US dollars for a million tokens:
     cacheRead: 0.30
     cacheCreation: 3.75
 
-Prices count where the SDK names no cost: then a run's cost is tokens x price on the day of each request.
-Which of the two it is says workflow_runs.cost_source. A cost that was unknown for want of a price is
-worked out when one is loaded; a cost that is known stays as it is.")]
+Prices count where the SDK names no cost, and for what was used after it last named one: there a run's cost
+is tokens x price on the day of each request. Which of the two it is says workflow_runs.cost_source. A cost
+that was unknown for want of a price is worked out when one is loaded (for requests whose events `prune` has
+removed: at the price of the day on which their attempt first asked that model); a cost that is known stays
+as it is.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

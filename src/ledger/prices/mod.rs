@@ -13,6 +13,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::effects::UNKNOWN_MODEL;
 use super::{Error, Ledger};
 
 /// Longest name of a model, in bytes.
@@ -259,14 +260,9 @@ impl Ledger {
         let Some(last) = runs.last().copied() else {
             return Ok(None);
         };
-        sqlx::query!(
-            "UPDATE run_model_usage SET cost_micro_usd = runledger_cost(
-                 model, first_at, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens)
-             WHERE run_id = ANY ($1) AND cost_micro_usd IS NULL",
-            &runs
-        )
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query_file!("src/ledger/prices/late.sql", &runs, UNKNOWN_MODEL)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query!(
             "SELECT runledger_sum_run(id) FROM unnest($1::uuid[]) AS id",
             &runs

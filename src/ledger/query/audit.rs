@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::size;
 use crate::ledger::{Error, Ledger, clean};
 
-/// Longest name of an actor, and longest detail, in characters.
+/// Longest name of an actor, and longest detail, in characters; what is longer is cut, and says so.
 const MAX_TEXT: usize = 2000;
 
 /// What was done, or tried.
@@ -160,7 +160,7 @@ pub(super) async fn write(
     connection: &mut sqlx::PgConnection,
     deed: &Deed,
 ) -> Result<(), sqlx::Error> {
-    let text = |text: &str| clean::cut(&clean::text(text).0, MAX_TEXT);
+    let text = |text: &str| clean::marked(text, MAX_TEXT);
     let (run, session) = ids(deed.subject);
     sqlx::query!(
         "INSERT INTO audit (actor, action, allowed, namespace, run_id, session_id, detail)

@@ -218,7 +218,7 @@ impl Ledger {
                           (SELECT coalesce(sum(m.api_milliseconds), 0)::bigint FROM run_model_usage m
                            WHERE m.run_id = r.id) AS "api_milliseconds!",
                           ARRAY(SELECT t.tool FROM run_tools t WHERE t.run_id = r.id
-                                ORDER BY t.first_at, t.tool LIMIT $2) AS "tools!"
+                                ORDER BY t.first_use NULLS FIRST, t.first_at, t.tool LIMIT $2) AS "tools!"
                    FROM workflow_runs r WHERE r.id = $1"#,
                 id,
                 MAX_TOOLS,
@@ -280,4 +280,31 @@ fn paths(files: &Value, added: bool) -> Vec<String> {
         .filter(|file| (file["kind"] == "added") == added && file["kind"] != "deleted")
         .filter_map(|file| file["path"].as_str().map(str::to_owned))
         .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_run_ended_follows_from_status_and_reason() {
+        for (status, reason, expected) in [
+            ("pending", None, None),
+            ("running", Some(reasons::MAX_TURNS_REACHED), None),
+            ("completed", None, Some(Completion::CompletedSuccessfully)),
+            (
+                "failed",
+                Some(reasons::MAX_TURNS_REACHED),
+                Some(Completion::MaxTurnsReached),
+            ),
+            ("failed", None, Some(Completion::Failed)),
+            ("killed", Some("Killed"), Some(Completion::Failed)),
+            // A word that only rows of before may hold.
+            ("timeout", None, Some(Completion::Unknown)),
+        ] {
+            let told = Completion::of(status, reason);
+            assert_eq!(told, expected, "{status} {reason:?}");
+        }
+    }
 }

@@ -21,11 +21,14 @@ WITH told AS (
            unnest($18::text[])::jsonb, unnest($19::timestamptz[])
     FROM session
 ), tools AS (
-    INSERT INTO run_tools AS t (run_id, tool, calls, first_at)
-    SELECT $1, unnest($20::text[]), unnest($21::bigint[]), unnest($22::timestamptz[])
+    INSERT INTO run_tools AS t (run_id, tool, calls, first_at, first_use)
+    SELECT $1, u.tool, u.calls, u.at, ARRAY[$2::bigint, u.sequence, u.place]
+    FROM unnest($20::text[], $21::bigint[], $22::timestamptz[], $51::bigint[], $52::bigint[])
+         AS u (tool, calls, at, sequence, place)
     ON CONFLICT (run_id, tool) DO UPDATE SET
         calls = t.calls + EXCLUDED.calls,
-        first_at = least(t.first_at, EXCLUDED.first_at)
+        first_at = least(t.first_at, EXCLUDED.first_at),
+        first_use = least(t.first_use, EXCLUDED.first_use)
 ), priced AS (
     -- Priced together where the prices are the same, which they are between two of their dates.
     SELECT u.model, sum(u.input)::bigint AS input, sum(u.output)::bigint AS output,
@@ -81,7 +84,8 @@ UPDATE run_attempts a SET
     sealed_sequence = coalesce(a.sealed_sequence, $47),
     cli_version = CASE WHEN $48::text IS NOT NULL THEN $48 ELSE a.cli_version END,
     told_requests = a.told_requests + cardinality($23::text[]),
+    cost_sequence = greatest(a.cost_sequence, $53),
     -- What this statement inserts it can't see: that is counted up to $49, and beyond it in $50.
     acknowledged = runledger_stored_up_to($1, $2, $3, greatest(a.acknowledged, $49), $50)
 WHERE a.run_id = $1 AND a.attempt = $2
-RETURNING a.acknowledged, ARRAY(SELECT u.model FROM used u WHERE u.unpriced) AS "unpriced!"
+RETURNING a.acknowledged, a.cost_sequence, ARRAY(SELECT u.model FROM used u WHERE u.unpriced) AS "unpriced!"

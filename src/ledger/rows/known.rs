@@ -87,6 +87,7 @@ mod tests {
             model: None,
             tokens: None,
             source: Source::Supervisor,
+            altered: false,
         });
         let event = |sequence: &u64| Event {
             sequence: *sequence,

@@ -84,12 +84,54 @@ fn the_cost_of_a_resumed_session_is_what_was_added_to_it() {
         cost_micro_usd: 16_280,
     }));
     assert_eq!(
-        book.usage_with_result(20_000, 2).cost_micro_usd,
+        book.usage_with_result(Some(20_000), 2).cost_micro_usd,
         Some(20_000)
     );
     book.apply(&note(Note::Began { resumed: true }));
-    let usage = book.usage_with_result(32_560, 2);
+    let usage = book.usage_with_result(Some(32_560), 2);
     assert_eq!((usage.cost_micro_usd, usage.turns), (Some(16_280), 2));
+}
+
+/// Takes a result in that says so of the session's cost, and answers what the attempt has cost.
+fn cost_after(book: &mut Book, session_cost_micro_usd: Option<u64>) -> Option<u64> {
+    let result = EventBody::AgentResult {
+        subtype: "success".into(),
+        is_error: false,
+        text: String::new(),
+        session_cost_micro_usd,
+        usage: book.usage_with_result(session_cost_micro_usd, 1),
+    };
+    let record = event(book.sequence + 1, result);
+    book.apply(&record);
+    book.usage.cost_micro_usd
+}
+
+#[test]
+fn a_result_that_names_no_cost_makes_none_of_it_and_takes_none_back() {
+    let mut book = Book::default();
+    book.apply(&note(Note::Baseline {
+        cost_micro_usd: 16_280,
+    }));
+    book.apply(&note(Note::Began { resumed: true }));
+    assert_eq!(cost_after(&mut book, None), None);
+    assert_eq!(book.session_cost_micro_usd, None);
+    assert_eq!(cost_after(&mut book, Some(16_290)), Some(10));
+    assert_eq!(cost_after(&mut book, None), Some(10));
+    assert_eq!(
+        (book.session_cost_micro_usd, book.usage.turns),
+        (Some(16_290), 3)
+    );
+}
+
+#[test]
+fn a_sessions_cost_below_what_it_was_before_was_counted_anew() {
+    let mut book = Book::default();
+    book.apply(&note(Note::Baseline {
+        cost_micro_usd: 16_280,
+    }));
+    book.apply(&note(Note::Began { resumed: true }));
+    assert_eq!(cost_after(&mut book, Some(9_000)), Some(9_000));
+    assert_eq!(cost_after(&mut book, Some(20_000)), Some(20_000));
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn answer(id: &str) -> Answer {
             output: 25,
             ..Tokens::default()
         },
+        altered: false,
     }
 }
 
@@ -187,6 +188,22 @@ async fn a_result_carries_turns_and_the_cost_of_this_attempt() {
 }
 
 #[tokio::test]
+async fn a_result_without_a_cost_that_can_be_true_says_nothing_of_it() {
+    let mut f = fixture();
+    let result = |cost: Value| json!({"type":"result","num_turns":1,"total_cost_usd":cost});
+    for cost in [Value::Null, json!(-1), json!("3"), json!(1_000_001)] {
+        f.say(&[result(cost)]).await;
+    }
+    f.say(&[json!({"type":"result","num_turns":1})]).await;
+    let (usage, cost) = f
+        .journal
+        .read(|book| (book.usage, book.session_cost_micro_usd));
+    assert_eq!((usage.cost_micro_usd, usage.turns, cost), (None, 5, None));
+    f.say(&[result(json!(0))]).await;
+    assert_eq!(f.journal.read(|book| book.usage.cost_micro_usd), Some(0));
+}
+
+#[tokio::test]
 async fn the_cli_is_named_once_and_again_when_it_is_another() {
     let mut f = fixture();
     let init =
@@ -209,5 +226,46 @@ fn a_message_that_is_too_long_is_cut_to_fit_an_event() {
     message.tool_outputs = vec![json!({"content":[{"text":"y".repeat(MAX_MESSAGE)}]})];
     fit(&mut message);
     assert!(size(&message) <= MAX_MESSAGE);
-    assert!(message.text.ends_with("bytes)"));
+    assert!(message.text.ends_with("bytes)") && message.altered);
+}
+
+#[test]
+fn blocks_that_are_left_out_are_counted_in_the_text() {
+    let mut message = metered(Uuid::nil(), answer("x"));
+    let block = json!({"type": "tool_result", "content": "y".repeat(30)});
+    message.tool_outputs = vec![block; 100_000];
+    fit(&mut message);
+    assert!(size(&message) <= MAX_MESSAGE);
+    let left_out = 100_000 - message.tool_outputs.len();
+    assert!(left_out > 0 && message.altered);
+    assert_eq!(
+        message.text,
+        format!("as metered… ({left_out} blocks of tools are left out)")
+    );
+}
+
+#[tokio::test]
+async fn what_the_agent_had_to_alter_or_nobody_can_read_is_told_as_such() {
+    let mut f = fixture();
+    let result = json!({"type":"tool_result","tool_use_id":"t1","content":"\u{fffd}"});
+    let mut altered = json!({"type":"user","message":{"content":[result]}});
+    altered[ALTERED] = json!(true);
+    let mut held = assistant("x", text("a"));
+    held[ALTERED] = json!(true);
+    let raw = json!({"type":"raw","bytes":70_000,"text":"Segmentation fault"});
+    f.say(&[altered, held, assistant("x", text("b")), raw])
+        .await;
+    let told: Vec<_> = f.messages().iter().map(|m| (m.kind, m.altered)).collect();
+    assert_eq!(
+        told,
+        [
+            (MessageKind::ToolResult, true),
+            (MessageKind::Assistant, true)
+        ]
+    );
+    let journal = std::fs::read_to_string(f.dir.path().join("1.journal")).unwrap();
+    assert!(
+        journal.contains("70000 bytes that begin with: Segmentation fault"),
+        "{journal}"
+    );
 }

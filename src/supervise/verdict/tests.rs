@@ -6,7 +6,6 @@ fn result(subtype: &str, is_error: bool) -> LastResult {
         subtype: subtype.into(),
         is_error,
         text: "API Error: 500\nmore".into(),
-        session_cost_micro_usd: 0,
     }
 }
 

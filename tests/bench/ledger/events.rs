@@ -234,5 +234,6 @@ fn message(run: Uuid, number: u64, kind: MessageKind) -> Message {
         model: is_assistant.then(|| "claude-sonnet".to_owned()),
         tokens: is_assistant.then_some(TOKENS),
         source: Source::Meter,
+        altered: false,
     }
 }
