@@ -209,9 +209,12 @@ fn out_of_memory(pod: &PodView) -> bool {
 fn own_fault(pod: &PodView, last_resort: Option<LastResort>) -> Option<(&'static str, String)> {
     let said = pod.message.as_deref().map(sentence);
     match pod.reason.as_deref() {
-        // A deadline of the pod's (which others set) counts from when a node took it. What it had to
-        // wait for until its agent started is not the run's fault.
-        Some("DeadlineExceeded") if pod.agent_started().is_some() => {
+        // The kubelet counts from when a node took the pod. What it had to wait for until its agent
+        // started is not the run's fault.
+        Some("DeadlineExceeded")
+            if pod.agent_started().is_some()
+                && last_resort.is_none_or(|last| last.was_taken(pod)) =>
+        {
             Some((reasons::TIMEOUT, OUTLIVED.to_owned()))
         }
         Some("Evicted") if pod.disruption.is_none() => Some((

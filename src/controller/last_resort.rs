@@ -1,9 +1,9 @@
 //! The last resort against an agent that outlives its run's time limit, should its supervisor not have
-//! stopped it: the controller deletes the pod. Pure.
+//! stopped it: the controller deletes the pod, and where no controller is there, the kubelet ends it. Pure.
 //!
-//! It counts from the agent's start. A pod's own `activeDeadlineSeconds` counts from when a node took
-//! the pod and can't be lengthened, so it would end runs for having waited: for a Secret, an image, or a
-//! git host that is away.
+//! The controller counts from the agent's start. A pod's `activeDeadlineSeconds` counts from when a node
+//! took the pod and can't be lengthened, so it would end runs for having waited: for a Secret, an image, or
+//! a git host that is away. It has a week for that.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -18,6 +18,8 @@ use super::view::PodView;
 const SEAL_SECONDS: u64 = 900;
 /// The clocks of the nodes and ours may differ by so much.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(15);
+/// How long a pod may wait until its agent starts, and have all of its time left by the kubelet's count.
+const WAIT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// No alarm is set for later.
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
@@ -31,13 +33,24 @@ pub(super) struct LastResort {
 impl LastResort {
     /// That of the run, should it have a time limit.
     pub(super) fn of(run: &WorkflowRun, config: &Config) -> Option<Self> {
-        let seconds = validate::timeout(run)?
+        Some(Self::after(validate::timeout(run)?, config))
+    }
+
+    /// That of a run with so many seconds.
+    pub(super) fn after(timeout: u64, config: &Config) -> Self {
+        let seconds = timeout
             .saturating_add(config.flush_timeout_seconds)
             .saturating_add(SEAL_SECONDS);
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-        Some(Self {
+        Self {
             overdue: SignedDuration::from_secs(seconds),
-        })
+        }
+    }
+
+    /// The pod's `activeDeadlineSeconds`, which at most fits into 32 bits.
+    pub(super) fn deadline(self) -> i64 {
+        let seconds = self.overdue.saturating_add(WAIT).as_secs();
+        seconds.min(i64::from(i32::MAX))
     }
 
     /// How much is left until the pod of an agent that started then is deleted; of more than a day, a day.

@@ -23,6 +23,7 @@ use crate::names::{annotations, finalizers, labels};
 use crate::pod::{Assignment, ModelEndpoint, ServerEndpoint, containers, paths, ports};
 
 use super::config::Config;
+use super::last_resort::LastResort;
 use super::naming;
 use super::validate::{Resolved, Task};
 
@@ -116,8 +117,12 @@ fn assignment(resolved: &Resolved, attempt: u32, server_ca: &str, config: &Confi
 }
 
 fn spec(resolved: &Resolved, claim: Option<&str>, config: &Config) -> PodSpec {
+    let last_resort = resolved
+        .timeout_seconds
+        .map(|timeout| LastResort::after(timeout, config));
     PodSpec {
         restart_policy: Some("Never".to_owned()),
+        active_deadline_seconds: last_resort.map(LastResort::deadline),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),

@@ -87,3 +87,17 @@ fn without_a_limit_nothing_is_counted() {
     assert!(is_idle(&plan));
     assert_eq!(plan.again, Again::OnChange);
 }
+
+#[test]
+fn who_had_less_than_its_time_when_the_kubelet_stopped_it_goes_on() {
+    let exceeded = |seconds| {
+        let mut pod = stopped_at(seconds, "");
+        (pod.reason, pod.deleting) = (Some("DeadlineExceeded".to_owned()), false);
+        says(&decide(&with_pod(limited(), pod), seconds + 1))
+    };
+    assert_eq!(
+        exceeded(600),
+        (Phase::Running, reasons::RECOVERING.to_owned())
+    );
+    assert_eq!(exceeded(LAST), (Phase::Failed, reasons::TIMEOUT.to_owned()));
+}
