@@ -11,6 +11,8 @@ mod at_once;
 mod audit;
 #[path = "ledger/batches.rs"]
 mod batches;
+#[path = "ledger/copy.rs"]
+mod copy;
 #[path = "ledger/cost.rs"]
 mod cost;
 #[path = "ledger/database.rs"]

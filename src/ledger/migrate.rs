@@ -6,12 +6,13 @@
 
 mod error;
 pub(super) mod hand;
+mod hanging;
 mod online;
 mod retype;
 mod shape;
 mod statements;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use super::legacy;
 use super::pool::options;
 pub use error::Error;
 use hand::Hand;
+use shape::Table;
 use statements::{Column, Made};
 
 /// The migrations of `migrations/`, embedded.
@@ -188,6 +190,7 @@ async fn bring_up(hand: &mut Hand<'_>) -> Result<(), Error> {
         .collect();
     let taken = shape::taken(hand.connection, &made).await?;
     shape::check(&tables, &wanted, taken)?;
+    sees_all(hand, &tables).await?;
     retype::run(hand, &tables).await?;
     if !pending.is_empty() {
         online::fill(hand, &wanted).await?;
@@ -207,6 +210,23 @@ async fn bring_up(hand: &mut Hand<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses to work on rows that policies hide from this user.
+async fn sees_all(hand: &mut Hand<'_>, tables: &BTreeMap<String, Table>) -> Result<(), Error> {
+    let names: Vec<String> = tables.keys().cloned().collect();
+    // Not checked at build time: a name that is no table would be an error there.
+    let (user, hidden): (String, Option<String>) = sqlx::query_as(
+        "SELECT current_user::text, string_agg(name, ', ') FILTER (WHERE row_security_active(name)) FROM unnest($1) AS name",
+    )
+    .bind(&names)
+    .fetch_one(&mut *hand.connection)
+    .await
+    .map_err(Error::Database)?;
+    match hidden {
+        Some(hidden) => Err(Error::Hidden(user, hidden)),
+        None => Ok(()),
+    }
+}
+
 /// All columns that the migrations add to tables which may be there already.
 fn wanted() -> Vec<Column> {
     MIGRATIONS
@@ -219,7 +239,8 @@ fn wanted() -> Vec<Column> {
 async fn apply(hand: &mut Hand<'_>, migration: &Migration) -> Result<(), Error> {
     let name = format!("{:04} {}", migration.version, migration.description);
     if hand.dry {
-        return hand.say(&format!("would apply {name}, in one transaction"));
+        hand.say(&format!("would apply {name}, in one transaction:"))?;
+        return hand.show(migration.sql.as_str());
     }
     const TABLE: &str = "_sqlx_migrations";
     let mut tries = 0;

@@ -69,11 +69,13 @@ async fn shape(pool: &PgPool) -> Vec<String> {
 /// What the earlier system asks, and says, in its own words; run by a role that owns nothing.
 const READS: &[&str] = &[
     "SELECT to_jsonb(u)::text FROM (SELECT id, email, phone_number, user_data, created_at, updated_at FROM users) u",
-    "SELECT to_jsonb(a)::text FROM (SELECT id, name, type, model, config, active, run_id FROM agents) a",
+    "SELECT to_jsonb(a)::text FROM (SELECT id, name, type, model, description, version, config, active, run_id, created_at
+         FROM agents) a",
     "SELECT to_jsonb(s)::text FROM (SELECT id, user_id, agent_id, agent_name, name, platform, metadata, created_at,
          updated_at, run_finished_at, message_count FROM sessions) s",
-    "SELECT to_jsonb(m)::text FROM (SELECT id, session_id, user_id, agent_id, role, text_content, media_url,
-         message_type, raw_payload, tool_calls, tool_outputs, context, usage, updated_at FROM messages) m",
+    "SELECT to_jsonb(m)::text FROM (SELECT id, session_id, user_id, agent_id, role, text_content, media_url, mime_type,
+         message_type, raw_payload, tool_calls, tool_outputs, context, system_prompt, user_feedback, flagged,
+         channel_payload, usage, updated_at FROM messages) m",
     "SELECT id::text FROM sessions WHERE name = 'talk 3' AND user_id = '00000000-0000-4000-8000-000000000002'",
     "SELECT count(*)::text FROM messages WHERE session_id = '10000000-0000-4000-8000-000000000003'",
 ];
@@ -86,6 +88,28 @@ const RUN_READS: &[&str] = &[
     "SELECT run_id FROM workflow_runs WHERE status = 'killed' AND run_id LIKE 'run_%'",
     "SELECT sum(total_tokens)::text FROM workflow_runs WHERE metadata ? 'n'",
 ];
+/// The columns that came later.
+const BRANCHES: &str = "
+    ALTER TABLE sessions ADD parent_session_id uuid REFERENCES sessions (id) ON DELETE CASCADE,
+        ADD branch_point_message_id uuid REFERENCES messages (id) ON DELETE SET NULL,
+        ADD branch_type text, ADD is_main_branch boolean DEFAULT true;
+    UPDATE sessions SET parent_session_id = '10000000-0000-4000-8000-000000000001', branch_type = 'retry', is_main_branch = false,
+        branch_point_message_id = '20000000-0000-4000-8000-000000000014' WHERE name = 'talk 4'";
+const BRANCH_READS: &[&str] = &[
+    "SELECT to_jsonb(s)::text FROM (SELECT id, parent_session_id, branch_point_message_id, branch_type, is_main_branch
+         FROM sessions) s",
+    "WITH RECURSIVE below AS (
+         SELECT id FROM sessions WHERE id = '10000000-0000-4000-8000-000000000001'
+         UNION SELECT s.id FROM sessions s JOIN below b ON s.parent_session_id = b.id)
+     SELECT id::text FROM below",
+];
+const BRANCH_WRITES: &[&str] = &[
+    "INSERT INTO sessions (id, name, parent_session_id, branch_point_message_id, branch_type, is_main_branch)
+     VALUES (gen_random_uuid(), 'talk 4', '10000000-0000-4000-8000-000000000003', '20000000-0000-4000-8000-000000000014',
+         'retry', false)",
+    "UPDATE sessions SET is_main_branch = NOT is_main_branch WHERE id = '10000000-0000-4000-8000-000000000004'",
+];
+/// `{n}` is 1 before migrate, and 2 after it.
 const WRITES: &[&str] = &[
     "INSERT INTO users (id, email) VALUES (gen_random_uuid(), gen_random_uuid()::text)",
     "INSERT INTO agents (name, type, model) VALUES (gen_random_uuid()::text, 'claude', 'm')",
@@ -96,7 +120,7 @@ const WRITES: &[&str] = &[
      WHERE id = '10000000-0000-4000-8000-000000000007'",
     "INSERT INTO messages (id, session_id, role, text_content, message_type, raw_payload, tool_calls, usage)
      VALUES (gen_random_uuid(), '10000000-0000-4000-8000-000000000007', 'user', 'hi', 'text', '{}', NULL, '{}')",
-    "DELETE FROM messages WHERE id = '20000000-0000-4000-8000-000000000001'",
+    "DELETE FROM messages WHERE id = '20000000-0000-4000-8000-00000000000{n}'",
 ];
 const RUN_WRITES: &[&str] = &[
     "INSERT INTO workflow_runs (id, run_id, workflow_name, task_input, session_id, user_id, status, total_tokens,
@@ -107,7 +131,7 @@ const RUN_WRITES: &[&str] = &[
      VALUES (gen_random_uuid(), gen_random_uuid()::text, 'builder', 'task', '99999999-0000-4000-8000-000000000007',
          '99999999-0000-4000-8000-000000000008', NULL)",
     "UPDATE workflow_runs SET status = 'completed', completed_at = now(), cost_estimate = 9, total_tokens = 100000
-     WHERE run_id = 'run_5'",
+     WHERE run_id = 'run_{n}5'",
 ];
 
 async fn as_stranger(url: &str) -> PgPool {
@@ -146,10 +170,10 @@ fn same(after: &[Vec<String>], before: &[Vec<String>]) {
     }
 }
 
-async fn write(pool: &PgPool, statements: &[&str]) {
+async fn write(pool: &PgPool, n: u32, statements: &[&str]) {
     for statement in statements {
         let done = pool
-            .execute(AssertSqlSafe((*statement).to_owned()))
+            .execute(AssertSqlSafe(statement.replace("{n}", &n.to_string())))
             .await
             .unwrap_or_else(|e| panic!("{statement}: {e}"));
         assert_eq!(done.rows_affected(), 1, "{statement}");
@@ -158,22 +182,33 @@ async fn write(pool: &PgPool, statements: &[&str]) {
 
 #[tokio::test]
 async fn readers_and_writers_of_the_earlier_tables_go_on_and_no_row_changes() {
-    let (url, _pool) = earlier(&[TABLES]).await;
-    let earlier = as_stranger(&url).await;
-    let before = answers(&earlier, READS).await;
-    told(&url, false).await.unwrap();
-    same(&answers(&earlier, READS).await, &before);
-    write(&earlier, WRITES).await;
-    assert_eq!(
-        told(&url, false).await.unwrap(),
-        "nothing to apply: the ledger is up to date\n"
-    );
+    for (scripts, reads, writes) in [
+        (&[TABLES][..], READS.to_vec(), WRITES.to_vec()),
+        (
+            &[TABLES, BRANCHES],
+            [READS, BRANCH_READS].concat(),
+            [WRITES, BRANCH_WRITES].concat(),
+        ),
+    ] {
+        let (url, _pool) = earlier(scripts).await;
+        let earlier = as_stranger(&url).await;
+        write(&earlier, 1, &writes).await;
+        let before = answers(&earlier, &reads).await;
+        told(&url, false).await.unwrap();
+        same(&answers(&earlier, &reads).await, &before);
+        write(&earlier, 2, &writes).await;
+        assert_eq!(
+            told(&url, false).await.unwrap(),
+            "nothing to apply: the ledger is up to date\n"
+        );
+    }
 }
 
 #[tokio::test]
 async fn readers_and_writers_of_the_earlier_runs_go_on_and_what_cannot_be_typed_is_kept() {
     let (url, pool) = earlier(&[TABLES, RUNS]).await;
     let earlier = as_stranger(&url).await;
+    write(&earlier, 1, RUN_WRITES).await;
     let before = answers(&earlier, RUN_READS).await;
     let told_first = told(&url, false).await.unwrap();
     assert!(told_first.contains("applied 0001 ledger"), "{told_first}");
@@ -184,14 +219,23 @@ async fn readers_and_writers_of_the_earlier_runs_go_on_and_what_cannot_be_typed_
     assert_eq!(
         covered,
         [
+            "note: index idx_workflow_runs_session_id of workflow_runs finds nothing that workflow_runs_session_id \
+          doesn't find, and costs each write: DROP INDEX CONCURRENTLY idx_workflow_runs_session_id once nobody \
+          needs it by its name",
             "note: index idx_workflow_runs_workspace_id of workflow_runs finds nothing that workflow_runs_workspace_id \
           doesn't find, and costs each write: DROP INDEX CONCURRENTLY idx_workflow_runs_workspace_id once nobody \
           needs it by its name"
         ],
         "and neither those of other columns, nor partial ones, nor of another kind"
     );
+    assert!(
+        told_first.contains(
+            "note: session_id of 167 rows of workflow_runs is no UUID (\"talk-1\" is one)"
+        ),
+        "{told_first}"
+    );
     same(&answers(&earlier, RUN_READS).await, &before);
-    write(&earlier, RUN_WRITES).await;
+    write(&earlier, 2, RUN_WRITES).await;
     let odd = lines(
         &pool,
         "SELECT format('%s %s %s %s', run_id, session_id, user_id, metadata) FROM workflow_runs
@@ -217,7 +261,7 @@ async fn readers_and_writers_of_the_earlier_runs_go_on_and_what_cannot_be_typed_
 async fn a_joined_database_has_all_that_a_new_one_has() {
     let fresh = database::migrated().await;
     let wanted = shape(&fresh.pool).await;
-    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    let (url, pool) = earlier(&[TABLES, BRANCHES, RUNS]).await;
     let out = told(&url, false).await.unwrap();
     let there = shape(&pool).await;
     let missing: Vec<_> = wanted.iter().filter(|line| !there.contains(line)).collect();
@@ -225,7 +269,8 @@ async fn a_joined_database_has_all_that_a_new_one_has() {
     let left = lines(
         &pool,
         "SELECT conname::text FROM pg_constraint WHERE NOT convalidated
-         UNION ALL SELECT attname FROM pg_attribute WHERE attname LIKE 'runledger_%' AND NOT attisdropped",
+         UNION ALL SELECT attname FROM pg_attribute WHERE attname LIKE 'runledger_%' AND NOT attisdropped
+             AND attrelid = 'workflow_runs'::regclass",
     )
     .await;
     assert_eq!(left, [""; 0], "{out}");
@@ -241,7 +286,11 @@ async fn a_dry_run_tells_every_step_and_takes_none() {
         "would fill them in the other rows, 5000 rows at a time",
         "would build index messages_session_id_created_at on messages",
         "would add to sessions: namespace",
-        "would apply 0001 ledger, in one transaction",
+        "would build index runledger_",
+        "would apply 0001 ledger, in one transaction:",
+        "    CREATE TABLE run_attempts (",
+        "    -- Volumes with a life of their own.",
+        "note: session_id of 167 rows of workflow_runs is no UUID",
     ] {
         assert!(out.contains(step), "{step}: {out}");
     }
@@ -314,16 +363,103 @@ async fn what_cannot_be_joined_is_left_alone_and_told_in_a_sentence() {
 }
 
 #[tokio::test]
-async fn views_on_columns_that_change_are_named() {
+async fn what_hangs_on_columns_that_change_hangs_on_the_new_ones() {
     let (url, pool) = earlier(&[TABLES, RUNS]).await;
     run(
         &pool,
-        "CREATE VIEW by_session AS SELECT session_id, count(*) FROM workflow_runs GROUP BY 1",
+        "CREATE INDEX by_user ON workflow_runs (user_id, status) INCLUDE (session_name)
+             WHERE session_id IS NOT NULL AND metadata ->> 'session_id' IS NULL;
+         CREATE UNIQUE INDEX \"Each once\" ON workflow_runs (run_id, (total_tokens + input_tokens));
+         ALTER TABLE workflow_runs ADD CONSTRAINT once UNIQUE (user_id, run_id),
+             ADD CONSTRAINT \"some tokens\" CHECK (output_tokens <= total_tokens OR output_tokens < 20),
+             ALTER cost_estimate SET DEFAULT 0.5, ALTER input_tokens SET DEFAULT 7;
+         CREATE INDEX lower_session ON workflow_runs (lower(session_id));
+         COMMENT ON COLUMN workflow_runs.session_id IS 'who''s talking'",
     )
     .await;
-    let error = told(&url, false).await.unwrap_err();
+    let hanging = "
+        SELECT format('%s %s', conname, pg_get_constraintdef(oid)) FROM pg_constraint
+        WHERE conrelid = 'workflow_runs'::regclass AND (conname IN ('once', 'some tokens') OR conname LIKE '%tokens_check')
+        UNION ALL SELECT pg_get_indexdef(indexrelid) || indisvalid FROM pg_index WHERE indrelid = 'workflow_runs'::regclass
+            AND indexrelid::regclass::text IN ('by_user', '\"Each once\"', 'idx_workflow_runs_session_id', 'once')
+        UNION ALL SELECT format('%s %s', attname, pg_get_expr(adbin, adrelid)) FROM pg_attrdef JOIN pg_attribute
+            ON attrelid = adrelid AND attnum = adnum WHERE adrelid = 'workflow_runs'::regclass
+            AND attname IN ('cost_estimate', 'input_tokens')
+        UNION ALL SELECT col_description(attrelid, attnum) FROM pg_attribute
+            WHERE attrelid = 'workflow_runs'::regclass AND attname = 'session_id'
+        ORDER BY 1";
+    let before = lines(&pool, hanging).await;
+    assert_eq!(before.len(), 12, "{before:#?}");
+    told(&url, false).await.unwrap();
+    assert_eq!(lines(&pool, hanging).await, before);
+    let refused = pool
+        .execute("INSERT INTO workflow_runs (id, run_id, workflow_name, task_input, total_tokens) VALUES (gen_random_uuid(), 'x', 'w', 't', -1)")
+        .await
+        .unwrap_err();
     assert!(
-        matches!(&error, Error::Views(views) if views == "by_session on session_id"),
+        refused
+            .to_string()
+            .contains("workflow_runs_total_tokens_check"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn what_can_not_hang_on_columns_that_change_is_named_before_anything_is_changed() {
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    run(
+        &pool,
+        "CREATE VIEW by_session AS SELECT session_id, count(*) FROM workflow_runs GROUP BY 1;
+         CREATE POLICY own ON workflow_runs USING (user_id = current_user);
+         ALTER TABLE workflow_runs ADD both_tokens int GENERATED ALWAYS AS (input_tokens + output_tokens) STORED;
+         CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER moved AFTER UPDATE OF session_id ON workflow_runs FOR EACH ROW EXECUTE FUNCTION nothing();
+         CREATE FUNCTION spent() RETURNS numeric LANGUAGE sql BEGIN ATOMIC SELECT sum(cost_estimate) FROM workflow_runs; END;
+         CREATE TABLE people (name varchar(255) PRIMARY KEY);
+         ALTER TABLE workflow_runs ADD CONSTRAINT known FOREIGN KEY (user_id) REFERENCES people NOT VALID,
+             ADD CONSTRAINT named CHECK (session_id <> 'none'), ALTER user_id SET DEFAULT 'nobody';
+         CREATE INDEX by_start ON workflow_runs (session_id varchar_pattern_ops)",
+    )
+    .await;
+    let before = shape(&pool).await;
+    for dry in [true, false] {
+        let error = told(&url, dry).await.unwrap_err();
+        let Error::Hangs(what) = &error else {
+            panic!("{error}");
+        };
+        for user in [
+            "by_session on session_id",
+            "policy own on table workflow_runs on user_id",
+            "column both_tokens of table workflow_runs on input_tokens",
+            "trigger moved on table workflow_runs on session_id",
+            "function spent() on cost_estimate",
+            "constraint known on table workflow_runs on user_id",
+            "default of user_id: ",
+            "index by_start: operator class \"varchar_pattern_ops\" does not accept data type uuid",
+        ] {
+            assert!(what.contains(user), "{user}: {what}");
+        }
+        assert_eq!(shape(&pool).await, before);
+    }
+}
+
+#[tokio::test]
+async fn rows_that_policies_hide_from_migrate_are_not_missed_but_told() {
+    let (url, pool) = earlier(&[TABLES, RUNS]).await;
+    run(
+        &pool,
+        "DO $$ BEGIN CREATE ROLE keeper LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+         GRANT CREATE ON SCHEMA public TO keeper;
+         ALTER TABLE users OWNER TO keeper; ALTER TABLE agents OWNER TO keeper; ALTER TABLE sessions OWNER TO keeper;
+         ALTER TABLE messages OWNER TO keeper; ALTER TABLE workflow_runs OWNER TO keeper;
+         ALTER TABLE workflow_runs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    )
+    .await;
+    let error = told(&url.replace("//runledger@", "//keeper@"), false)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::Hidden(user, tables) if user == "keeper" && tables == "workflow_runs"),
         "{error}"
     );
 }
@@ -420,6 +556,11 @@ const KILLER: &str = "
     CREATE FUNCTION killer_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM killer_strike(); RETURN NULL; END $$;
     CREATE TRIGGER killer AFTER UPDATE ON workflow_runs FOR EACH STATEMENT EXECUTE FUNCTION killer_change();
     CREATE TRIGGER killer AFTER UPDATE ON messages FOR EACH STATEMENT EXECUTE FUNCTION killer_change();
+    CREATE TRIGGER killer AFTER UPDATE ON users FOR EACH STATEMENT EXECUTE FUNCTION killer_change();
+    CREATE TRIGGER killer AFTER UPDATE ON agents FOR EACH STATEMENT EXECUTE FUNCTION killer_change();
+    CREATE TRIGGER killer AFTER UPDATE ON sessions FOR EACH STATEMENT EXECUTE FUNCTION killer_change();
+    -- So that there are batches of each table.
+    ALTER TABLE users ALTER created_at DROP NOT NULL; ALTER TABLE sessions ALTER updated_at DROP NOT NULL;
     CREATE EVENT TRIGGER killer ON ddl_command_end EXECUTE FUNCTION killer_define();";
 
 #[tokio::test]
@@ -446,7 +587,11 @@ async fn a_migration_that_dies_after_any_statement_is_finished_by_the_next() {
     }
     eprintln!("died {deaths} times");
     assert!(deaths > 50);
-    run(&pool, "DROP EVENT TRIGGER killer; DROP TRIGGER killer ON workflow_runs; DROP TRIGGER killer ON messages").await;
+    run(
+        &pool,
+        "DROP EVENT TRIGGER killer; DROP FUNCTION killer_change CASCADE",
+    )
+    .await;
     assert_eq!(
         told(&url, false).await.unwrap(),
         "nothing to apply: the ledger is up to date\n"
@@ -457,6 +602,37 @@ async fn a_migration_that_dies_after_any_statement_is_finished_by_the_next() {
     let there = shape(&pool).await;
     let missing: Vec<_> = wanted.iter().filter(|line| !there.contains(line)).collect();
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Ends migrate while an index is being built, which waits for whoever looks at the database as it was.
+#[tokio::test]
+async fn an_index_that_was_half_built_when_migrate_died_is_removed_and_built_again() {
+    for scripts in [&[TABLES][..], &[TABLES, RUNS]] {
+        let (url, pool) = earlier(scripts).await;
+        let mut long = PgConnection::connect(&url).await.unwrap();
+        long.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            .await
+            .unwrap();
+        let migrating = tokio::spawn({
+            let url = url.clone();
+            async move { told(&url, false).await }
+        });
+        let half = "SELECT pg_terminate_backend(a.pid)::text FROM pg_index i, pg_stat_activity a
+                    WHERE NOT i.indisvalid AND a.datname = current_database() AND a.wait_event_type = 'Lock'
+                      AND a.query LIKE 'CREATE %INDEX CONCURRENTLY%'";
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while lines(&pool, half).await.is_empty() {
+            assert!(std::time::Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(migrating.await.unwrap(), Err(Error::Database(_))));
+        long.execute("COMMIT").await.unwrap();
+        let out = told(&url, false).await.unwrap();
+        assert!(out.contains("remove the half-built index "), "{out}");
+        let left = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid
+                    UNION ALL SELECT relname::text FROM pg_class WHERE relname ~ 'runledger_[0-9]'";
+        assert_eq!(lines(&pool, left).await, [""; 0]);
+    }
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS workflow_processes (
 );
 
 -- kind 0: no run at all; 1: nothing but its type; 2: facts without a run_id; 3: the run of the session before.
-INSERT INTO sessions (id, user_id, name, platform, metadata, created_at, updated_at)
+INSERT INTO sessions (id, user_id, name, platform, metadata, created_at, updated_at, run_finished_at)
 SELECT session_of(n),
        CASE WHEN pick(n, 1, 10) > 0 THEN ('00000000-0000-4000-8000-' || lpad(to_hex(1 + pick(n, 2, 20)), 12, '0'))::uuid END,
        'talk ' || pick(n, 3, 100), 'claude-code',
@@ -51,7 +51,10 @@ SELECT session_of(n),
                'completed_at', CASE WHEN pick(n, 12, 4) > 0 THEN spelled(at(n) + interval '90 seconds', pick(n, 13, 5)) END,
                'duration_ms', CASE pick(n, 14, 5) WHEN 0 THEN to_jsonb(12345.6) WHEN 1 THEN to_jsonb(-5) END,
                'final_result', CASE WHEN pick(n, 15, 2) = 0 THEN 'Done ' || n END,
+               'elapsed_seconds', CASE pick(n, 41, 4) WHEN 0 THEN to_jsonb(7.9) WHEN 1 THEN to_jsonb('61'::text) END,
                'error', CASE WHEN pick(n, 16, 9) = 0 THEN 'It broke.' END,
+               'error_message', CASE WHEN pick(n, 42, 9) = 0 THEN 'It broke, in more words.' END,
+               'execution_results', CASE WHEN pick(n, 43, 3) = 0 THEN jsonb_build_object('exit_code', n % 3) END,
                'total_cost_usd', CASE pick(n, 17, 6) WHEN 0 THEN to_jsonb('0.5'::text) WHEN 1 THEN to_jsonb('NaN'::text)
                                  WHEN 2 THEN to_jsonb(1e-7) WHEN 3 THEN to_jsonb(-1) WHEN 4 THEN to_jsonb(n * 0.001) END,
                'input_tokens', CASE pick(n, 18, 6) WHEN 0 THEN to_jsonb('17'::text) WHEN 1 THEN to_jsonb(-1)
@@ -69,10 +72,13 @@ SELECT session_of(n),
                'request', CASE pick(n, 22, 5)
                    WHEN 0 THEN NULL
                    WHEN 1 THEN to_jsonb(jsonb_build_object('message', 'Do ' || n)::text)
+                   WHEN 2 THEN jsonb_build_object('message', 'Do ' || n, 'workspace_path', '/asked/w' || n,
+                                                  'workspace_persistent', pick(n, 44, 2) = 0)
                    ELSE jsonb_build_object('message', 'Do ' || n, 'repository_url', 'https://git.example/' || n % 9,
                                            'max_turns', 30) END))
        END,
-       at(n) - interval '1 second', at(n) + interval '2 hours'
+       at(n) - interval '1 second', at(n) + interval '2 hours',
+       CASE WHEN pick(n, 45, 3) = 0 THEN at(n) + interval '95 seconds' END
 FROM generate_series(1, rows() / 2) n;
 
 INSERT INTO workflow_processes

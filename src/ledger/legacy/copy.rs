@@ -1,8 +1,9 @@
-//! Users, agents, sessions and messages of another database, native or text, brought into the ledger's:
-//! ids stay, rows that are there already too. What can't be read as its column's type, or refers to
-//! nothing, is kept in the row's own JSON column.
+//! Users, agents, sessions, messages and workflow_runs of another database, native or text, brought into
+//! the ledger's: ids stay (but for agents' numbers), rows that are there already too. What can't be read
+//! as its column's type, refers to nothing or has no column is kept in the row's own JSON column; a row
+//! that the ledger refuses is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use serde_json::{Map, Value, json};
@@ -11,9 +12,10 @@ use uuid::Uuid;
 
 use super::Error;
 use super::report::Report;
-use super::source::Source;
-use super::tables::{Kind, TABLES, Table, insert, is_known, rows_of};
-use super::values;
+use super::source::{Row, Source};
+use super::tables::{BRANCHES, TABLES, Table, insert, keep, rows_of};
+use super::write::is_refusal;
+use super::{typed, values};
 use crate::ledger::clean;
 
 const MAX_ROWS: usize = 1_000;
@@ -52,7 +54,7 @@ impl<'a> Copy<'a> {
                 self.table(stream, table).await?;
             }
         }
-        if stream.has_column("sessions", "parent_session_id").await? && !self.dry {
+        if stream.has_column("sessions", BRANCHES[0]).await? && !self.dry {
             self.branches(stream).await?;
         }
         self.tell("RESET runledger.backfill").await
@@ -67,35 +69,17 @@ impl<'a> Copy<'a> {
     }
 
     async fn table(&mut self, stream: &mut Source, table: &'static Table) -> Result<(), Error> {
-        let source = rows_of(table.name);
         let mut names = BTreeMap::new();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
+        let mut batch = Batch::default();
         let mut rows = stream.all(table.name, table.order);
         while let Some(row) = rows.next().await? {
-            self.report.read(source, self.out)?;
-            for column in row.values.keys().filter(|c| !is_known(table, c)) {
-                let note = format!(
-                    "values of {}.{column} were left: the ledger has no such column",
-                    table.name
-                );
-                self.report
-                    .note(&note, u64::from(!row.values[column].is_null()));
-            }
-            let id = row.text("id");
+            self.report.read(rows_of(table.name), self.out)?;
             if table.name == "agents" {
-                names.insert(id.clone(), row.text("name"));
+                names.insert(row.text("id"), row.text("name"));
             }
-            match self.read(table, &row.values) {
-                Ok(values) => {
-                    batch.push(values);
-                    bytes += row.bytes;
-                }
-                Err(why) => self.report.skip(source, why, &id),
-            }
-            if batch.len() >= MAX_ROWS || bytes >= MAX_BYTES {
+            self.add(table, &row, &mut batch);
+            if batch.rows.len() >= MAX_ROWS || batch.bytes >= MAX_BYTES {
                 self.write(table, std::mem::take(&mut batch)).await?;
-                bytes = 0;
             }
         }
         self.write(table, batch).await?;
@@ -105,80 +89,99 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// The row in the types of its columns.
-    fn read(&self, table: &Table, row: &Map<String, Value>) -> Result<Value, &'static str> {
-        let mut values = Map::new();
-        let mut lost = Map::new();
-        for (column, kind) in table.columns {
-            let Some(value) = row.get(*column).filter(|value| !value.is_null()) else {
-                continue;
-            };
-            if *kind != Kind::Text && value.as_str() == Some("") {
-                continue;
-            }
-            let read = match kind {
-                Kind::Uuid => value
-                    .as_str()
-                    .and_then(|s| Uuid::parse_str(s.trim()).ok())
-                    .map(|id| json!(id)),
-                Kind::Text => Some(json!(
-                    value
-                        .as_str()
-                        .map_or_else(|| value.to_string(), str::to_owned)
-                )),
-                Kind::Count => values::count(value)
-                    .and_then(|n| i32::try_from(n).ok())
-                    .map(|n| json!(n)),
-                Kind::Flag => values::flag(value).map(|flag| json!(flag)),
-                Kind::Time => values::time(value).map(|time| json!(time)),
-                Kind::Json => Some(match value.as_str() {
-                    Some(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
-                    None => value.clone(),
-                }),
-                Kind::Agent => values::text(value)
-                    .and_then(|id| self.agents.get(&id))
-                    .map(|id| json!(id)),
-            };
-            match read {
-                Some(Value::String(text)) if *column == "usage" => {
-                    lost.insert("usage".to_owned(), json!(text));
-                }
-                Some(read) => {
-                    values.insert((*column).to_owned(), read);
-                }
-                None if *column == "id" => return Err("its id is no UUID"),
-                None => {
-                    lost.insert((*column).to_owned(), value.clone());
-                }
-            }
+    fn add(&mut self, table: &Table, row: &Row, batch: &mut Batch) {
+        let source = rows_of(table.name);
+        let id = row.text("id");
+        let read = match typed::read(table, &row.values, &self.agents) {
+            Ok(read) => read,
+            Err(why) => return self.report.skip(source, why, &id),
+        };
+        let key = read.values[table.key].to_string();
+        if !batch.keys.insert(key) {
+            let why = "another row there is the same one by its key";
+            return self.report.skip(source, why, &id);
         }
-        let mut values = Value::Object(values);
-        if clean::value(&mut values) {
-            lost.insert("altered".to_owned(), json!(true));
+        let (name, (column, key)) = (table.name, table.keeps);
+        for unknown in read.unknown {
+            let note = format!(
+                "values of {name}.{unknown} were put into {column}.{key}: the ledger has no such column"
+            );
+            self.report.note(&note, 1);
         }
-        values["lost"] = Value::Object(lost);
-        Ok(values)
+        for empty in read.empty {
+            let note = format!("rows of {name} had no {empty}, which is empty or unknown now");
+            self.report.note(&note, 1);
+        }
+        batch.rows.push((id, read.values));
+        batch.bytes += row.bytes;
     }
 
-    async fn write(&mut self, table: &'static Table, rows: Vec<Value>) -> Result<(), Error> {
-        let count = rows.len() as u64;
+    async fn write(&mut self, table: &'static Table, batch: Batch) -> Result<(), Error> {
+        let count = batch.rows.len() as u64;
         if count == 0 {
             return Ok(());
         }
-        let new = if self.dry {
-            count
+        let (new, refused) = if self.dry {
+            (count - self.there(table, &batch.rows).await?, 0)
         } else {
-            sqlx::query(AssertSqlSafe(insert(table)))
-                .bind(Value::Array(rows))
-                .execute(&mut *self.ledger)
-                .await
-                .map_err(Error::Ledger)?
-                .rows_affected()
+            self.in_parts(table, batch.rows).await?
         };
         let counts = self.report.count(rows_of(table.name));
         counts.imported += new;
-        counts.unchanged += count - new;
+        counts.unchanged += count - new - refused;
         Ok(())
+    }
+
+    async fn insert(&mut self, table: &Table, rows: Vec<Value>) -> Result<u64, Error> {
+        let done = sqlx::query(AssertSqlSafe(insert(table)))
+            .bind(Value::Array(rows))
+            .execute(&mut *self.ledger)
+            .await
+            .map_err(Error::Ledger)?;
+        Ok(done.rows_affected())
+    }
+
+    /// A row that the database refuses must not keep its batch out: it is looked for by halves, told, and
+    /// left. Answers how many are new, and how many were refused.
+    async fn in_parts(&mut self, table: &Table, rows: Vec<Sent>) -> Result<(u64, u64), Error> {
+        let (mut new, mut refused) = (0, 0);
+        let mut parts = vec![rows];
+        while let Some(mut part) = parts.pop() {
+            let values = part.iter().map(|(_, row)| row.clone()).collect();
+            match self.insert(table, values).await {
+                Err(Error::Ledger(error)) if is_refusal(&error) => {
+                    if part.len() > 1 {
+                        let second = part.split_off(part.len() / 2);
+                        parts.extend([second, part]);
+                        continue;
+                    }
+                    let why = error.as_database_error().map(|e| e.message());
+                    for (id, _) in &part {
+                        let source = rows_of(table.name);
+                        self.report.skip(source, why.unwrap_or_default(), id);
+                        refused += 1;
+                    }
+                }
+                some => new += some?,
+            }
+        }
+        Ok((new, refused))
+    }
+
+    /// How many of the rows are there already.
+    async fn there(&mut self, table: &Table, rows: &[Sent]) -> Result<u64, Error> {
+        let keys: Vec<&str> = rows
+            .iter()
+            .filter_map(|(_, row)| row[table.key].as_str())
+            .collect();
+        let (name, key) = (table.name, table.key);
+        let sql = format!("SELECT count(*) FROM {name} WHERE {key}::text = ANY($1)");
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(&keys)
+            .fetch_one(&mut *self.ledger)
+            .await
+            .map_err(Error::Ledger)?;
+        Ok(count.unsigned_abs())
     }
 
     async fn find_agents(&mut self, names: BTreeMap<String, String>) -> Result<(), Error> {
@@ -196,27 +199,81 @@ impl<'a> Copy<'a> {
 
     /// Sessions that branch off others, once all sessions and messages are there.
     async fn branches(&mut self, stream: &mut Source) -> Result<(), Error> {
+        let mut batch = Vec::new();
         let mut rows = stream.all("sessions", "id");
         while let Some(row) = rows.next().await? {
-            let id = |column| Uuid::parse_str(&row.text(column)).ok();
-            let (parent, point) = (id("parent_session_id"), id("branch_point_message_id"));
-            if parent.is_none() && point.is_none() {
-                continue;
+            batch.extend(branch(&row));
+            if batch.len() >= MAX_ROWS {
+                self.branch_off(std::mem::take(&mut batch)).await?;
             }
-            sqlx::query!(
-                "UPDATE sessions SET
-                     parent_session_id = coalesce(parent_session_id, (SELECT p.id FROM sessions p WHERE p.id = $2)),
-                     branch_point_message_id =
-                         coalesce(branch_point_message_id, (SELECT m.id FROM messages m WHERE m.id = $3))
-                 WHERE id = $1 AND namespace IS NULL",
-                id("id"),
-                parent,
-                point,
-            )
+        }
+        self.branch_off(batch).await
+    }
+
+    async fn branch_off(&mut self, batch: Vec<Value>) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let lost = "f.lost";
+        let sql = format!(
+            "WITH found AS (
+                 SELECT x.id, p.id AS parent, m.id AS point, x.lost || jsonb_strip_nulls(jsonb_build_object(
+                     'parent_session_id', CASE WHEN p.id IS NULL THEN x.parent_session_id END,
+                     'branch_point_message_id', CASE WHEN m.id IS NULL THEN x.branch_point_message_id END)) AS lost
+                 FROM jsonb_to_recordset($1)
+                     AS x (id uuid, parent_session_id uuid, branch_point_message_id uuid, lost jsonb)
+                 LEFT JOIN sessions p ON p.id = x.parent_session_id
+                 LEFT JOIN messages m ON m.id = x.branch_point_message_id
+             )
+             UPDATE sessions s SET
+                 parent_session_id = coalesce(s.parent_session_id, f.parent),
+                 branch_point_message_id = coalesce(s.branch_point_message_id, f.point),
+                 metadata = {}
+             FROM found f WHERE s.id = f.id AND s.namespace IS NULL
+               AND (f.parent IS NOT NULL AND s.parent_session_id IS NULL
+                    OR f.point IS NOT NULL AND s.branch_point_message_id IS NULL
+                    OR NOT coalesce(s.metadata -> 'lost' @> f.lost, f.lost = '{{}}'))",
+            keep("s.metadata", "lost", lost),
+        );
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(Value::Array(batch))
             .execute(&mut *self.ledger)
             .await
-            .map_err(Error::Ledger)?;
-        }
-        Ok(())
+            .map(drop)
+            .map_err(Error::Ledger)
     }
+}
+
+/// A row and its id there.
+type Sent = (String, Value);
+
+/// Rows in the making.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Sent>,
+    keys: BTreeSet<String>,
+    bytes: usize,
+}
+
+/// What a session branches off, if it does; what is no UUID under `lost`.
+fn branch(row: &Row) -> Option<Value> {
+    let id = Uuid::parse_str(row.text("id").trim()).ok()?;
+    let mut found = Map::from_iter([("id".to_owned(), json!(id))]);
+    let mut lost = Map::new();
+    for column in BRANCHES {
+        let Some(text) = row.values.get(column).and_then(values::text) else {
+            continue;
+        };
+        match Uuid::parse_str(text.trim()) {
+            Ok(id) => found.insert(column.to_owned(), json!(id)),
+            Err(_) => lost.insert(column.to_owned(), json!(text)),
+        };
+    }
+    if found.len() == 1 && lost.is_empty() {
+        return None;
+    }
+    let mut lost = Value::Object(lost);
+    clean::value(&mut lost);
+    found.insert("lost".to_owned(), lost);
+    Some(Value::Object(found))
 }

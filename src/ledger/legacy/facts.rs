@@ -37,6 +37,22 @@ pub(super) const KEYS: [&str; 25] = [
     "model_used",
 ];
 
+/// Columns of `workflow_processes`. A column of somebody's own goes to `legacy.process`.
+const PROCESS: [&str; 12] = [
+    "run_id",
+    "pid",
+    "status",
+    "workflow_name",
+    "session_id",
+    "user_id",
+    "started_at",
+    "last_heartbeat",
+    "workspace_path",
+    "process_info",
+    "created_at",
+    "updated_at",
+];
+
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Status {
@@ -48,7 +64,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    fn of(word: &str) -> Option<Self> {
+    pub(super) fn of(word: &str) -> Option<Self> {
         Some(match word.trim().to_ascii_lowercase().as_str() {
             "pending" | "queued" => Self::Pending,
             "running" | "started" | "in_progress" => Self::Running,
@@ -148,6 +164,15 @@ impl Facts {
         }
     }
 
+    /// The facts of a run in a session's metadata, as they are.
+    pub(super) fn said_by(row: &Map<String, Value>) -> Map<String, Value> {
+        let metadata = row.get("metadata").and_then(values::object);
+        let facts = metadata.into_iter().flatten();
+        facts
+            .filter(|(key, _)| KEYS.contains(&key.as_str()))
+            .collect()
+    }
+
     /// From a row of `sessions`. Nothing where its metadata holds no facts of a run; an error where it
     /// can't be read at all.
     pub(super) fn of_session(row: &Map<String, Value>) -> Result<Option<Self>, &'static str> {
@@ -192,7 +217,7 @@ impl Facts {
         let mut legacy = Map::new();
         let mut read = Reader::new(metadata, &mut legacy);
         let mut facts = Self {
-            run_id: read.text("run_id"),
+            run_id: read.get("run_id", values::name),
             workflow_name: read.text("workflow_name"),
             created_at: read.time("started_at"),
             completed_at: read.time("completed_at"),
@@ -290,7 +315,7 @@ impl Facts {
         let updated = read.time("updated_at");
         let path = read.text("workspace_path");
         let mut facts = Self {
-            run_id: read.text("run_id"),
+            run_id: read.get("run_id", values::name),
             workflow_name: read.text("workflow_name"),
             status,
             session_id: read.text("session_id"),
@@ -314,6 +339,14 @@ impl Facts {
         if let Some(raw) = raw {
             legacy.insert("process_status".to_owned(), json!(raw));
         }
+        let others: Map<String, Value> = row
+            .iter()
+            .filter(|(column, value)| !PROCESS.contains(&column.as_str()) && !value.is_null())
+            .map(|(column, value)| (column.clone(), value.clone()))
+            .collect();
+        if !others.is_empty() {
+            legacy.insert("process".to_owned(), Value::Object(others));
+        }
         facts.legacy = legacy;
         facts
     }
@@ -336,7 +369,7 @@ impl Facts {
 }
 
 /// What a run can have cost: the column holds no more, and nothing was ever paid back.
-fn cost(value: &Value) -> Option<Decimal> {
+pub(super) fn cost(value: &Value) -> Option<Decimal> {
     let bounds = Decimal::ZERO..Decimal::from(1_000_000_000_000_i64);
     values::decimal(value).filter(|cost| bounds.contains(cost))
 }

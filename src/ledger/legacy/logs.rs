@@ -51,12 +51,24 @@ impl Logs {
             .collect()
     }
 
-    /// Names of all log files, one after the other.
-    pub(super) fn names(&self) -> std::io::Result<impl Iterator<Item = String> + use<>> {
+    /// Names of all log files, one after the other; why, where one has none that can be used.
+    pub(super) fn names(
+        &self,
+    ) -> std::io::Result<impl Iterator<Item = Result<String, (String, String)>> + use<>> {
         let entries = std::fs::read_dir(&self.0)?;
-        Ok(entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.ends_with(".log")))
+        Ok(entries.filter_map(|entry| {
+            let name = match entry {
+                Ok(entry) => entry.file_name(),
+                Err(error) => return Some(Err((error.to_string(), "a file".to_owned()))),
+            };
+            if !name.as_encoded_bytes().ends_with(b".log") {
+                return None;
+            }
+            Some(name.into_string().map_err(|name| {
+                let why = "its name is not UTF-8".to_owned();
+                (why, name.to_string_lossy().into_owned())
+            }))
+        }))
     }
 
     /// Reads a file line by line.
@@ -90,7 +102,7 @@ impl Logs {
                     continue;
                 }
             };
-            let run = entry.get("run_id").and_then(values::text);
+            let run = entry.get("run_id").and_then(values::name);
             let Some(run) = run.or_else(|| own.map(str::to_owned)) else {
                 log.passed_over += 1;
                 continue;

@@ -15,6 +15,8 @@ mod report;
 mod row;
 mod source;
 mod tables;
+mod typed;
+mod users;
 mod values;
 mod write;
 
@@ -49,9 +51,9 @@ pub const LOGS: &str = "log files";
 /// workflow_processes, of the facts in metadata of sessions whose agent_type is claude-code, and of log
 /// files. Where several know the same run, they become one row, and the first that has a fact wins, in
 /// that order: session, process, log. What has no column is kept in metadata.legacy. Columns of the
-/// tables may be native or text. With --from, users, agents, sessions and messages are copied as well:
-/// ids stay, and rows that are there already do too. May be interrupted and repeated at any time: what was imported before
-/// is not imported again.
+/// tables may be native or text. With --from, users, agents, sessions, messages and workflow_runs are
+/// copied first: ids stay (but for agents' numbers), and rows that are there already do too. May be
+/// interrupted and repeated at any time: what was imported before is not imported again.
 #[derive(Clone, Debug, Default, Parser)]
 pub struct ImportArgs {
     /// Where the earlier tables are, if not in the ledger's own database: postgres://…
@@ -105,6 +107,7 @@ pub(super) async fn import(
         drop(logs.names().map_err(|e| Error::Logs(logs.0.clone(), e))?);
     }
     let mut stream = Source::new(stream).await?;
+    let runs = args.from.is_some() && stream.has("workflow_runs").await?;
     if args.from.is_some() {
         // First, so that runs find their sessions.
         let copy = Copy::new(import.ledger, &mut import.report, dry, import.out);
@@ -117,7 +120,7 @@ pub(super) async fn import(
         import.processes(&mut stream).await?;
     }
     import.remaining_logs().await?;
-    if !stream.sessions && !stream.processes && import.logs.is_none() {
+    if !stream.sessions && !stream.processes && !runs && args.logs.is_none() {
         let line = "nothing to import: the database has neither sessions nor workflow_processes, and no --logs were given";
         writeln!(import.out, "{line}").map_err(Error::Output)?;
     }
@@ -143,13 +146,16 @@ impl Import<'_> {
             self.report.read(SESSIONS, self.out)?;
             let name = format!("session:{}", row.text("id"));
             match Facts::of_session(&row.values) {
-                Ok(Some(facts)) => self.add(SESSIONS, facts, name, row),
+                Ok(Some(facts)) => {
+                    // Sessions that name the same run come one after the other.
+                    if self.batch.is_full() && !self.batch.holds(facts.run_id.as_deref()) {
+                        self.join_processes().await?;
+                        self.flush().await?;
+                    }
+                    self.add(SESSIONS, facts, name, row);
+                }
                 Ok(None) => self.report.count(SESSIONS).empty += 1,
                 Err(why) => self.report.skip(SESSIONS, why, &name),
-            }
-            if self.batch.is_full() {
-                self.join_processes().await?;
-                self.flush().await?;
             }
         }
         self.join_processes().await?;
@@ -191,9 +197,12 @@ impl Import<'_> {
     }
 
     fn add(&mut self, source: &'static str, facts: Facts, name: String, row: Row) {
+        let again = source == SESSIONS && self.batch.holds(facts.run_id.as_deref());
+        let said = again.then(|| Facts::said_by(&row.values));
         let run = Pending {
             source,
             facts,
+            said: said.unwrap_or_default(),
             read: Map::from_iter([(name, json!(row.md5))]),
             bytes: row.bytes,
             joined: Vec::new(),
@@ -235,6 +244,13 @@ impl Import<'_> {
         let names = logs.names().map_err(|e| Error::Logs(logs.0.clone(), e))?;
         for name in names {
             self.report.read(LOGS, self.out)?;
+            let name = match name {
+                Ok(name) => name,
+                Err((why, name)) => {
+                    self.report.skip(LOGS, &why, &name);
+                    continue;
+                }
+            };
             let log = match logs.read(&name) {
                 Ok(log) => log,
                 Err(error) => {
@@ -254,6 +270,7 @@ impl Import<'_> {
                 let run = Pending {
                     source: LOGS,
                     facts,
+                    said: Map::new(),
                     read: Map::from_iter([(format!("log:{name}"), json!(log.bytes))]),
                     bytes: 0,
                     joined: Vec::new(),

@@ -6,6 +6,7 @@ use clap::Parser;
 use sqlx::PgConnection;
 
 use super::facts::KEYS;
+use super::users;
 use crate::ledger::migrate::Error;
 use crate::ledger::migrate::hand::Hand;
 
@@ -19,17 +20,19 @@ use crate::ledger::migrate::hand::Hand;
 #[derive(Clone, Debug, Default, Parser)]
 pub struct DropArgs {}
 
-/// Examples of each obstacle.
-const EXAMPLES: i64 = 5;
+/// Rows that are named as examples, and users, all of which have to be seen to.
+const EXAMPLES: u32 = 5;
+const ALL: u32 = 1_000;
 
-/// A process row whose run the ledger has, as the row is now.
-const PROCESS_IS_IN: &str =
-    "EXISTS (SELECT FROM workflow_runs r WHERE r.run_id = p.run_id AND r.namespace IS NULL
+/// A process row whose run the ledger has, as the row is now. Imported ids have no blanks at their ends.
+const PROCESS_IS_IN: &str = r"EXISTS (SELECT FROM workflow_runs r
+     WHERE r.run_id IN (p.run_id, btrim(p.run_id, E' \t\n\r\f')) AND r.namespace IS NULL
      AND r.metadata #>> '{legacy,read,process}' = md5(to_jsonb(p)::text))";
 
 /// A session's facts of a run that the ledger has, as they are now.
-const SESSION_IS_IN: &str = "EXISTS (SELECT FROM workflow_runs r
-     WHERE r.run_id = coalesce(nullif(btrim(s.metadata ->> 'run_id'), ''), 'session_' || s.id) AND r.namespace IS NULL
+const SESSION_IS_IN: &str = r"EXISTS (SELECT FROM workflow_runs r
+     WHERE r.run_id IN (s.metadata ->> 'run_id', btrim(s.metadata ->> 'run_id', E' \t\n\r\f'), 'session_' || s.id)
+     AND r.namespace IS NULL
      AND r.metadata #> '{legacy,read}' ->> ('session:' || s.id) = md5(s.metadata::text))";
 
 /// A session with facts of a run of the earlier system.
@@ -61,10 +64,10 @@ pub(in crate::ledger) async fn run(hand: &mut Hand<'_>) -> Result<(), Error> {
     let mut obstacles = Vec::new();
     if processes {
         obstacles.extend(unaccounted_processes(hand).await?);
-        obstacles.extend(users_of_processes(hand).await?);
+        obstacles.extend(found(hand, users::OF_PROCESSES, users::PROCESSES, ALL).await?);
     }
     obstacles.extend(unaccounted_sessions(hand).await?);
-    obstacles.extend(users_of_facts(hand).await?);
+    obstacles.extend(found(hand, &users::of_facts(), users::FACTS, ALL).await?);
     obstacles.extend(still_running(hand).await?);
     if !obstacles.is_empty() {
         return Err(Error::InTheWay(obstacles.join("\n- ")));
@@ -123,11 +126,16 @@ where
         .map_err(Error::Database)
 }
 
-/// `count` and examples of what the query finds, as one obstacle.
-async fn found(hand: &mut Hand<'_>, sql: &str, what: &str) -> Result<Option<String>, Error> {
+/// How many the query finds, and the first of them by name, as one obstacle.
+async fn found(
+    hand: &mut Hand<'_>,
+    sql: &str,
+    what: &str,
+    most: u32,
+) -> Result<Option<String>, Error> {
     let sql = format!(
         "WITH found AS ({sql}) SELECT nullif((SELECT count(*) FROM found), 0) || ' {what}: ' ||
-         (SELECT string_agg(name, ', ') FROM (SELECT name FROM found ORDER BY 1 LIMIT {EXAMPLES}) e)"
+         (SELECT string_agg(name, ', ') FROM (SELECT name FROM found ORDER BY 1 LIMIT {most}) e)"
     );
     ask(hand.connection, &sql).await
 }
@@ -139,6 +147,7 @@ async fn unaccounted_processes(hand: &mut Hand<'_>) -> Result<Option<String>, Er
             "SELECT p.run_id::text AS name FROM workflow_processes p WHERE NOT {PROCESS_IS_IN}"
         ),
         "rows of workflow_processes were not imported, or have changed since (run import-legacy)",
+        EXAMPLES,
     )
     .await
 }
@@ -151,6 +160,7 @@ async fn unaccounted_sessions(hand: &mut Hand<'_>) -> Result<Option<String>, Err
             has_facts()
         ),
         "sessions hold facts of runs that were not imported, or have changed since (run import-legacy)",
+        EXAMPLES,
     )
     .await
 }
@@ -161,49 +171,7 @@ async fn still_running(hand: &mut Hand<'_>) -> Result<Option<String>, Error> {
         "SELECT run_id::text AS name FROM workflow_runs
          WHERE namespace IS NULL AND status IN ('pending', 'running') AND metadata #> '{legacy,read}' IS NOT NULL",
         "runs of the earlier system were still running at the last import (run import-legacy again once they have ended)",
-    )
-    .await
-}
-
-/// Views, foreign keys, functions and tables that build on the table.
-async fn users_of_processes(hand: &mut Hand<'_>) -> Result<Option<String>, Error> {
-    found(
-        hand,
-        "SELECT DISTINCT 'view ' || r.ev_class::regclass AS name
-         FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-         WHERE d.refobjid = to_regclass('workflow_processes') AND r.ev_class <> d.refobjid
-         UNION SELECT format('foreign key %s of %s', conname, conrelid::regclass) FROM pg_constraint
-         WHERE confrelid = to_regclass('workflow_processes') AND conrelid <> confrelid
-         UNION SELECT 'function ' || p.oid::regprocedure FROM pg_proc p
-         JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-         WHERE p.prosrc ~* '\\mworkflow_processes\\M' OR EXISTS (
-             SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-             AND d.refobjid = to_regclass('workflow_processes'))
-         UNION SELECT 'table ' || inhrelid::regclass FROM pg_inherits
-         WHERE inhparent = to_regclass('workflow_processes')",
-        "users of workflow_processes (drop or change them)",
-    )
-    .await
-}
-
-/// Views, functions and indexes that name one of the facts in metadata.
-async fn users_of_facts(hand: &mut Hand<'_>) -> Result<Option<String>, Error> {
-    let names = format!("'''({})'''", KEYS.join("|"));
-    found(
-        hand,
-        &format!(
-            "SELECT DISTINCT 'view ' || r.ev_class::regclass AS name
-             FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-             JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND a.attname = 'metadata'
-             WHERE d.refobjid = to_regclass('sessions') AND pg_get_viewdef(r.ev_class) ~ {names}
-             UNION SELECT 'function ' || p.oid::regprocedure FROM pg_proc p
-             JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-             WHERE p.proname NOT LIKE 'runledger\\_%' AND p.prosrc ~* '\\msessions\\M' AND p.prosrc ~* 'metadata'
-               AND p.prosrc ~ {names}
-             UNION SELECT 'index ' || indexrelid::regclass FROM pg_index
-             WHERE indrelid = to_regclass('sessions') AND pg_get_indexdef(indexrelid) ~ {names}"
-        ),
-        "users of the facts in sessions.metadata (drop or change them)",
+        EXAMPLES,
     )
     .await
 }

@@ -100,13 +100,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "{:<24}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
             "source", "read", "imported", "merged", "unchanged", "empty", "skipped"
         )?;
         for (source, c) in &self.sources {
             writeln!(
                 f,
-                "{source:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+                "{source:<24}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
                 c.read, c.imported, c.merged, c.unchanged, c.empty, c.skipped
             )?;
         }

@@ -50,6 +50,10 @@ impl Facts {
         );
         let workflow = shorten(&mut self.legacy, "workflow_name", self.workflow_name.take());
         let cost = self.cost.map(|cost| cost.round_dp(6));
+        if let Some(whole) = self.cost.filter(|whole| Some(*whole) != cost) {
+            self.legacy
+                .insert("total_cost_usd".to_owned(), json!(whole.to_string()));
+        }
         let parts = [
             self.input,
             self.output,

@@ -45,9 +45,11 @@ pub(super) struct Source {
     pub(super) processes: bool,
 }
 
-/// A session's metadata, and what tells that of ours from it.
-const SESSIONS: &str = "SELECT to_jsonb(t)::text, md5(t.metadata::text) FROM sessions t
-     WHERE t.metadata::text LIKE '%claude-code%' ORDER BY t.id";
+/// Sessions that may have facts of a run, and their metadata as it is now. Those that name the same run
+/// come one after the other: metadata may be a text, and JSON inside one.
+const SESSIONS: &str = r#"SELECT to_jsonb(t)::text, md5(t.metadata::text) FROM sessions t
+     WHERE t.metadata::text LIKE '%claude-code%'
+     ORDER BY substring(t.metadata::text FROM '"run_id\\?": *\\?"([^"\\]*)') COLLATE "C", t.id"#;
 const PROCESSES: &str =
     "SELECT to_jsonb(t)::text, md5(to_jsonb(t)::text) FROM workflow_processes t ORDER BY t.run_id";
 const PROCESSES_OF: &str =

@@ -10,6 +10,16 @@ pub(super) enum Kind {
     Flag,
     Time,
     Json,
+    /// JSON that must be an object.
+    Object,
+    /// A text of at most 255 characters.
+    Name,
+    /// A count that may be beyond an int.
+    Big,
+    /// US dollars.
+    Cost,
+    /// How a run stands.
+    Status,
     /// An agent's number, which is another one here.
     Agent,
 }
@@ -19,11 +29,13 @@ impl Kind {
     pub(super) fn sql(self) -> &'static str {
         match self {
             Self::Uuid => "uuid",
-            Self::Text => "text",
+            Self::Text | Self::Name | Self::Status => "text",
             Self::Count | Self::Agent => "int",
+            Self::Big => "bigint",
+            Self::Cost => "numeric",
             Self::Flag => "boolean",
             Self::Time => "timestamptz",
-            Self::Json => "jsonb",
+            Self::Json | Self::Object => "jsonb",
         }
     }
 }
@@ -34,15 +46,19 @@ pub(super) struct Table {
     pub(super) columns: &'static [(&'static str, Kind)],
     /// Columns that refer to a table.
     pub(super) refers: &'static [(&'static str, &'static str)],
-    /// Where what has no place is kept.
-    pub(super) keeps: &'static str,
+    /// Columns that are NOT NULL here, with no default that says as much: NULLs become empty.
+    pub(super) required: &'static [&'static str],
+    /// Where what has no place is kept, and under which key.
+    pub(super) keeps: (&'static str, &'static str),
+    /// What tells that a row is there already.
+    pub(super) key: &'static str,
     pub(super) order: &'static str,
 }
 
-use Kind::{Agent, Count, Flag, Json, Text, Time, Uuid as Id};
+use Kind::{Agent, Big, Cost, Count, Flag, Json, Name, Object, Status, Text, Time, Uuid as Id};
 
 /// In the order in which they refer to each other.
-pub(super) const TABLES: [Table; 4] = [
+pub(super) const TABLES: [Table; 5] = [
     Table {
         name: "users",
         columns: &[
@@ -54,7 +70,9 @@ pub(super) const TABLES: [Table; 4] = [
             ("updated_at", Time),
         ],
         refers: &[],
-        keeps: "user_data",
+        required: &[],
+        keeps: ("user_data", "lost"),
+        key: "id",
         order: "id",
     },
     Table {
@@ -72,7 +90,9 @@ pub(super) const TABLES: [Table; 4] = [
             ("updated_at", Time),
         ],
         refers: &[],
-        keeps: "config",
+        required: &["type", "model"],
+        keeps: ("config", "lost"),
+        key: "name",
         order: "id",
     },
     Table {
@@ -93,7 +113,9 @@ pub(super) const TABLES: [Table; 4] = [
             ("is_main_branch", Flag),
         ],
         refers: &[("user_id", "users")],
-        keeps: "metadata",
+        required: &[],
+        keeps: ("metadata", "lost"),
+        key: "id",
         order: "id",
     },
     Table {
@@ -116,19 +138,63 @@ pub(super) const TABLES: [Table; 4] = [
             ("user_feedback", Text),
             ("flagged", Text),
             ("channel_payload", Json),
-            ("usage", Json),
+            ("usage", Object),
             ("created_at", Time),
             ("updated_at", Time),
         ],
         refers: &[("session_id", "sessions"), ("user_id", "users")],
-        keeps: "raw_payload",
+        required: &["role"],
+        keeps: ("raw_payload", "lost"),
+        key: "id",
         // They are numbered in the order in which they come.
         order: "created_at, id",
     },
+    Table {
+        name: "workflow_runs",
+        columns: &[
+            ("id", Id),
+            ("run_id", Text),
+            ("workflow_name", Name),
+            ("agent_type", Name),
+            ("ai_model", Name),
+            ("task_input", Text),
+            ("session_id", Id),
+            ("session_name", Name),
+            ("git_repo", Text),
+            ("git_branch", Name),
+            ("initial_commit_hash", Name),
+            ("final_commit_hash", Name),
+            ("git_diff_added_lines", Big),
+            ("git_diff_removed_lines", Big),
+            ("git_diff_files_changed", Big),
+            ("git_diff_stats", Object),
+            ("status", Status),
+            ("result", Text),
+            ("error_message", Text),
+            ("created_at", Time),
+            ("completed_at", Time),
+            ("duration_seconds", Count),
+            ("workspace_id", Name),
+            ("workspace_path", Text),
+            ("workspace_persistent", Flag),
+            ("workspace_cleaned_up", Flag),
+            ("temp_workspace", Flag),
+            ("cost_estimate", Cost),
+            ("input_tokens", Big),
+            ("output_tokens", Big),
+            ("total_tokens", Big),
+            ("user_id", Id),
+            ("metadata", Json),
+            ("updated_at", Time),
+        ],
+        refers: &[("session_id", "sessions"), ("user_id", "users")],
+        required: &["workflow_name", "task_input"],
+        // As where the table is joined in place.
+        keeps: ("metadata", "legacy"),
+        key: "id",
+        order: "id",
+    },
 ];
-
-/// Columns that the report says nothing of: they are brought over by other means, or are made here.
-const KNOWN: [&str; 3] = ["id", "parent_session_id", "branch_point_message_id"];
 
 /// What the report calls its rows.
 pub(super) fn rows_of(table: &str) -> &'static str {
@@ -136,17 +202,27 @@ pub(super) fn rows_of(table: &str) -> &'static str {
         "users" => "users (copied)",
         "agents" => "agents (copied)",
         "sessions" => "sessions (copied)",
-        _ => "messages (copied)",
+        "messages" => "messages (copied)",
+        _ => "workflow_runs (copied)",
     }
 }
 
-/// Whether the ledger has a place for the column's values.
+/// Whether the column's values have a place, or are brought over by other means.
 pub(super) fn is_known(table: &Table, column: &str) -> bool {
-    KNOWN.contains(&column) || table.columns.iter().any(|(known, _)| *known == column)
+    let beside = match table.name {
+        "agents" => column == "id",
+        "sessions" => BRANCHES.contains(&column),
+        _ => false,
+    };
+    beside || table.columns.iter().any(|(known, _)| *known == column)
 }
 
+/// Columns of sessions that refer to rows which come later.
+pub(super) const BRANCHES: [&str; 2] = ["parent_session_id", "branch_point_message_id"];
+
 /// One statement for a batch: rows that are there stay as they are; a reference to nothing, and what
-/// could not be read, goes to `lost` in the column that keeps such things.
+/// could not be read, goes to `lost` in the column that keeps such things. A row whose key is new and
+/// that is another's all the same (by its email, its name, its run_id) is refused.
 pub(super) fn insert(table: &Table) -> String {
     let refers = |column: &str| table.refers.iter().find(|(of, _)| *of == column);
     let names: Vec<&str> = table.columns.iter().map(|(name, _)| *name).collect();
@@ -169,30 +245,40 @@ pub(super) fn insert(table: &Table) -> String {
     let values: Vec<String> = table
         .columns
         .iter()
-        .map(|(name, kind)| match (*name, kind) {
-            (name, _) if name == table.keeps => format!(
-                "CASE WHEN {lost} = '{{}}' THEN x.{name}
-                      WHEN jsonb_typeof(coalesce(x.{name}, '{{}}')) = 'object'
-                      THEN coalesce(x.{name}, '{{}}') || jsonb_build_object('lost', {lost})
-                      ELSE jsonb_build_object('lost', {lost}, 'value', x.{name}) END"
-            ),
-            ("usage", _) => {
-                "CASE jsonb_typeof(x.usage) WHEN 'object' THEN x.usage ELSE '{}' END".to_owned()
-            }
-            ("created_at", _) => "coalesce(x.created_at, x.updated_at, now())".to_owned(),
-            ("updated_at", _) => "coalesce(x.updated_at, x.created_at, now())".to_owned(),
-            ("role" | "type" | "model", _) => format!("coalesce(x.{name}, '')"),
-            (name, _) => match refers(name) {
+        .map(|(name, _)| match *name {
+            name if name == table.keeps.0 => keep(&format!("x.{name}"), table.keeps.1, &lost),
+            "created_at" => "coalesce(x.created_at, x.updated_at, now())".to_owned(),
+            "updated_at" => "coalesce(x.updated_at, x.created_at, now())".to_owned(),
+            "usage" => "coalesce(x.usage, '{}')".to_owned(),
+            // Not there before sessions had branches.
+            "is_main_branch" => "coalesce(x.is_main_branch, true)".to_owned(),
+            "workflow_name" => "coalesce(x.workflow_name, 'unknown')".to_owned(),
+            "task_input" => "coalesce(x.task_input, runledger_no_task())".to_owned(),
+            name if table.required.contains(&name) => format!("coalesce(x.{name}, '')"),
+            name => match refers(name) {
                 Some((_, of)) => format!("(SELECT o.id FROM {of} o WHERE o.id = x.{name})"),
                 None => format!("x.{name}"),
             },
         })
         .collect();
     format!(
-        "INSERT INTO {} ({}) SELECT {} FROM jsonb_to_recordset($1) AS x ({}, lost jsonb) ON CONFLICT DO NOTHING",
+        "INSERT INTO {} ({}) SELECT {} FROM jsonb_to_recordset($1) AS x ({}, lost jsonb) ON CONFLICT ({}) DO NOTHING",
         table.name,
         names.join(", "),
         values.join(", "),
         kinds.join(", "),
+        table.key,
+    )
+}
+
+/// `json` with what was lost under `key` in it; what is no object goes below one.
+pub(super) fn keep(json: &str, key: &str, lost: &str) -> String {
+    format!(
+        "CASE WHEN {lost} = '{{}}' THEN {json}
+              WHEN jsonb_typeof(coalesce({json}, '{{}}')) <> 'object'
+              THEN jsonb_build_object('{key}', {lost}, 'value', {json})
+              WHEN jsonb_typeof({json} -> '{key}') = 'object'
+              THEN {json} || jsonb_build_object('{key}', ({json} -> '{key}') || {lost})
+              ELSE coalesce({json}, '{{}}') || jsonb_build_object('{key}', {lost}) END"
     )
 }

@@ -34,6 +34,14 @@ pub(super) fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// What something is called by: a text or number, without blanks at its ends.
+pub(super) fn name(value: &Value) -> Option<String> {
+    match value {
+        Value::String(_) | Value::Number(_) => text(value).map(|text| text.trim().to_owned()),
+        _ => None,
+    }
+}
+
 /// A decimal number.
 pub(super) fn decimal(value: &Value) -> Option<Decimal> {
     let text = match value {

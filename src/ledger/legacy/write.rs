@@ -25,6 +25,8 @@ const MAX_BYTES: usize = 8 << 20;
 pub(super) struct Pending {
     pub(super) source: &'static str,
     pub(super) facts: Facts,
+    /// Of a session whose run another names too: its facts as they are.
+    pub(super) said: Map<String, Value>,
     /// What was read for it: the names of rows and files, with what tells whether they have changed.
     pub(super) read: Map<String, Value>,
     pub(super) bytes: usize,
@@ -59,11 +61,19 @@ impl Batch {
         match self.runs.remove(&run_id) {
             Some(known) => {
                 report.count(run.source).merged += 1;
+                let mut facts = known.facts.or(run.facts);
+                if !run.said.is_empty() {
+                    // The first's count; what this one says is told nowhere else once it is removed.
+                    let also = facts.legacy.entry("also").or_insert_with(|| json!({}));
+                    also[&name] = Value::Object(run.said);
+                    report.note("sessions name a run that another names too; what they say is in metadata.legacy.also", 1);
+                }
                 let mut read = known.read;
                 read.extend(run.read);
                 let both = Pending {
                     source: known.source,
-                    facts: known.facts.or(run.facts),
+                    facts,
+                    said: Map::new(),
                     read,
                     bytes: 0,
                     joined: Vec::new(),
@@ -78,6 +88,10 @@ impl Batch {
 
     pub(super) fn is_full(&self) -> bool {
         self.runs.len() >= MAX_ROWS || self.bytes >= MAX_BYTES
+    }
+
+    pub(super) fn holds(&self, run_id: Option<&str>) -> bool {
+        run_id.is_some_and(|run_id| self.runs.contains_key(run_id))
     }
 
     pub(super) fn run_ids(&self) -> Vec<String> {
@@ -235,7 +249,7 @@ async fn one_by_one(
 }
 
 /// A value out of range, a constraint, or the rule that runs only move forward.
-fn is_refusal(error: &sqlx::Error) -> bool {
+pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|e| e.code());
     code.is_some_and(|code| code.starts_with("22") || code.starts_with("23") || code == "RL001")
 }

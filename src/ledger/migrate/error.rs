@@ -53,12 +53,18 @@ pub enum Error {
          import-legacy --from URL-of-this-database"
     )]
     Text(String),
-    /// Views stand on columns that must be made wider.
+    /// Something hangs on columns that must be made wider.
     #[error(
-        "views or rules use columns of workflow_runs that have to be changed ({0}). Nothing was changed. Drop \
-         them, run migrate, and make them again"
+        "columns of workflow_runs have to be changed, and these use them or can't be made on the new types: {0}. \
+         Nothing was changed. Drop them, run migrate, and make them again"
     )]
-    Views(String),
+    Hangs(String),
+    /// Policies would hide rows from us.
+    #[error(
+        "policies show {0} of the rows of {1} only in part, and migrate would miss the others. Nothing was changed. \
+         Run it as a user with BYPASSRLS, or ALTER TABLE … NO FORCE ROW LEVEL SECURITY first"
+    )]
+    Hidden(String, String),
     /// The import or the removal of the earlier system's rows ended early.
     #[error(transparent)]
     Legacy(#[from] legacy::Error),

@@ -71,7 +71,8 @@ impl Hand<'_> {
         self.say(what)
     }
 
-    fn show(&mut self, sql: &str) -> Result<(), Error> {
+    /// Statements that are not run.
+    pub(in crate::ledger) fn show(&mut self, sql: &str) -> Result<(), Error> {
         for line in sql.lines().filter(|line| !line.trim().is_empty()) {
             self.say(&format!("    {}", line.trim_end()))?;
         }

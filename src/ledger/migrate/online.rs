@@ -58,7 +58,12 @@ async fn has_rows(hand: &mut Hand<'_>, table: &str) -> Result<bool, Error> {
 }
 
 /// CONCURRENTLY lets everybody read and write meanwhile; what an interrupted build leaves is removed.
-async fn index(hand: &mut Hand<'_>, table: &str, name: &str, sql: &str) -> Result<(), Error> {
+pub(super) async fn index(
+    hand: &mut Hand<'_>,
+    table: &str,
+    name: &str,
+    sql: &str,
+) -> Result<(), Error> {
     let valid = sqlx::query_scalar!(
         "SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass($1)",
         name

@@ -6,15 +6,23 @@
 //! half of it. So each column gets a shadow of the new type, which a trigger keeps up to date while
 //! older rows are converted in batches; then, in one transaction of milliseconds, the shadows take the
 //! columns' names. Readers see the old columns until then, and the new ones after, whole. What can't be
-//! converted (a session's id that is no UUID, or of no session) is kept in `metadata.legacy`.
+//! converted (a session's id that is no UUID, or of no session) is kept in `metadata.legacy`. What hangs on
+//! the old columns is looked at first: see `hanging`.
 
 use std::collections::BTreeMap;
 
+use sqlx::AssertSqlSafe;
+
 use super::Error;
 use super::hand::Hand;
+use super::hanging::Hanging;
+use super::online;
 use super::shape::{Fit, Table, fit};
 
 const TABLE: &str = "workflow_runs";
+
+/// What Postgres reads as a uuid, in the spellings that are in use.
+const UUID: &str = "^[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}$";
 
 struct Change {
     column: String,
@@ -30,7 +38,7 @@ impl Change {
     fn value(&self) -> String {
         match self.to.as_str() {
             "uuid" => format!(
-                "CASE WHEN NEW.{0} ~* '^[0-9a-f]{{8}}(-?[0-9a-f]{{4}}){{3}}-?[0-9a-f]{{12}}$' THEN NEW.{0}::uuid END",
+                "CASE WHEN NEW.{0} ~* '{UUID}' THEN NEW.{0}::uuid END",
                 self.column
             ),
             // What is no number is not known.
@@ -54,7 +62,12 @@ pub(super) async fn run(
     if changes.is_empty() {
         return Ok(());
     }
-    refuse_views(hand, &changes).await?;
+    let types: Vec<(String, String)> = changes
+        .iter()
+        .map(|c| (c.column.clone(), c.to.clone()))
+        .collect();
+    let hanging = Hanging::find(hand, &types).await?;
+    name_what_is_no_uuid(hand, &changes).await?;
     let names: Vec<&str> = changes.iter().map(|c| c.column.as_str()).collect();
     let shadows: Vec<String> = changes
         .iter()
@@ -80,7 +93,10 @@ pub(super) async fn run(
          WHERE t.id = batch.id AND t.runledger_retyped IS NOT TRUE",
     )
     .await?;
-    let swap = swap(hand, &changes).await?;
+    for index in &hanging.indexes {
+        online::index(hand, TABLE, &index.shadow, &index.build()).await?;
+    }
+    let swap = swap(hand, &changes, &hanging).await?;
     hand.act("let the wider columns take the names of the others", &swap)
         .await
 }
@@ -98,26 +114,25 @@ fn changes(runs: &Table) -> Vec<Change> {
         .collect()
 }
 
-/// A view keeps to a column, not to its name: it would show the old one, or forbid its end.
-async fn refuse_views(hand: &mut Hand<'_>, changes: &[Change]) -> Result<(), Error> {
-    let columns: Vec<String> = changes.iter().map(|c| c.column.clone()).collect();
-    let views = sqlx::query_scalar!(
-        r#"SELECT DISTINCT format('%s on %s', r.ev_class::regclass, a.attname) AS "view!"
-           FROM pg_depend d
-           JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-           JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-           WHERE d.refobjid = to_regclass('workflow_runs') AND a.attname = ANY($1)
-           ORDER BY 1"#,
-        &columns,
-    )
-    .fetch_all(&mut *hand.connection)
-    .await
-    .map_err(Error::Database)?;
-    if views.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Views(views.join(", ")))
+/// Texts that are kept elsewhere, and that nobody can ask for or write as before.
+async fn name_what_is_no_uuid(hand: &mut Hand<'_>, changes: &[Change]) -> Result<(), Error> {
+    for change in changes.iter().filter(|change| change.to == "uuid") {
+        let column = &change.column;
+        // Not checked at build time: the column is a uuid there.
+        let (count, example): (i64, Option<String>) = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT count(*), min({column}::text) FROM {TABLE} WHERE {column} !~* '{UUID}'"
+        )))
+        .fetch_one(&mut *hand.connection)
+        .await
+        .map_err(Error::Database)?;
+        if let Some(example) = example {
+            hand.say(&format!(
+                "note: {column} of {count} rows of {TABLE} is no UUID ({example:?} is one): such a text is kept in \
+                 metadata.legacy, and from then on refused (22P02) where somebody writes it or asks for it"
+            ))?;
+        }
     }
+    Ok(())
 }
 
 /// SECURITY DEFINER, since writers may have no right to read sessions and users. Its name comes last,
@@ -178,7 +193,7 @@ fn trigger(changes: &[Change], tables: &BTreeMap<String, Table>) -> String {
 }
 
 /// Changes the catalog only: no row is read or written under its lock.
-async fn swap(hand: &mut Hand<'_>, changes: &[Change]) -> Result<String, Error> {
+async fn swap(hand: &mut Hand<'_>, changes: &[Change], hanging: &Hanging) -> Result<String, Error> {
     let mut sql = "DROP TRIGGER zz_runledger_retype ON workflow_runs;\n\
                    DROP FUNCTION runledger_retype();\n\
                    ALTER TABLE workflow_runs DROP COLUMN runledger_retyped;\n"
@@ -198,6 +213,7 @@ async fn swap(hand: &mut Hand<'_>, changes: &[Change]) -> Result<String, Error> 
             sql.push_str(&grant);
         }
     }
+    sql.push_str(&hanging.again());
     Ok(sql)
 }
 
