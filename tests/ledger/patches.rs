@@ -64,7 +64,7 @@ async fn a_patch_comes_out_as_it_went_in_byte_for_byte() {
     let mut kept = db.ledger.run_patch(run_id()).await.unwrap().unwrap();
     // What Postgres can't hold in a text is replaced there.
     let why = kept.uncommitted.unknown.replace("no \0 index".to_owned());
-    assert_eq!(why.unwrap(), "no \u{fffd} index");
+    assert_eq!(why.unwrap(), "no \u{fffd} index (altered: held U+0000)");
     assert_eq!(kept, sent);
     // The event itself keeps the figures and not the patch once more.
     let body = db.one("SELECT body FROM run_events").await.unwrap();
